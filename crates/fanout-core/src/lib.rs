@@ -1,0 +1,1 @@
+//! Channels, feeds, publishing and the link to Redis: what every worker of Griot stands on.

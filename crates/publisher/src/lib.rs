@@ -1,0 +1,1 @@
+//! HTTP API and command line by which backends in any language publish.

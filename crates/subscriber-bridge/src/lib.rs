@@ -1,0 +1,1 @@
+//! Holds the browsers' sockets and fans Redis out to them.
