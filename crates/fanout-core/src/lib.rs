@@ -1,1 +1,28 @@
 //! Channels, feeds, publishing and the link to Redis: what every worker of Griot stands on.
+//!
+//! An event's path begins in [`publisher`], is named by [`channel`] and [`names`], goes through Redis as an
+//! [`envelope`] and comes out at the [`link`].
+
+pub mod admin;
+pub mod channel;
+pub mod config;
+mod data;
+pub mod envelope;
+pub mod link;
+pub mod names;
+pub mod position;
+mod process;
+pub mod publisher;
+mod redis;
+mod script;
+mod shutdown;
+pub mod telemetry;
+mod topic;
+
+pub use channel::{Channel, UserId};
+pub use data::{Data, DataError, MAX_DATA_BYTES};
+pub use process::{ready, run};
+pub use publisher::{Publication, PublishError, Publisher, Receipt};
+pub use redis::{Redis, RedisConfig, RedisError};
+pub use shutdown::Shutdown;
+pub use topic::{Personal, Topic, Topics};

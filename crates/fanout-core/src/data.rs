@@ -1,0 +1,67 @@
+//! The data of a publication: any JSON value, kept as the bytes it came in.
+
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+
+/// Longest data in bytes, the limit of the Centrifugal client protocol for one command.
+pub const MAX_DATA_BYTES: usize = 65_536;
+
+/// Why data was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DataError {
+    /// Longer than [`MAX_DATA_BYTES`].
+    #[error("data is {0} bytes, the limit is {MAX_DATA_BYTES}")]
+    TooLong(usize),
+    /// Not one JSON value.
+    #[error("data is not JSON: {0}")]
+    NotJson(String),
+}
+
+/// One JSON value without raw line breaks, so that it can stand in a line of the wire protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Data(Bytes);
+
+impl Data {
+    /// Checks that `json` is one JSON value within the limit. Line breaks between tokens are removed.
+    pub fn parse(json: impl Into<Bytes>) -> Result<Self, DataError> {
+        let json: Bytes = json.into();
+        if json.len() > MAX_DATA_BYTES {
+            return Err(DataError::TooLong(json.len()));
+        }
+        // Valid JSON has raw line breaks only between tokens, so that dropping them changes no value.
+        serde_json::from_slice::<IgnoredAny>(&json).map_err(|error| DataError::NotJson(error.to_string()))?;
+        let breaks = |b: &u8| matches!(b, b'\n' | b'\r');
+        let clean = json.iter().any(breaks);
+        Ok(Self(if clean { json.iter().copied().filter(|b| !breaks(b)).collect() } else { json }))
+    }
+
+    /// Data that was checked where it entered and has come back from Redis.
+    pub(crate) fn checked_before(json: Bytes) -> Self {
+        Self(json)
+    }
+
+    /// The JSON text.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_breaks_go_and_everything_else_stays() {
+        let data = Data::parse("{\r\n  \"a\": \"x\\ny\",\n \"big\": 9007199254740993 }").expect("json");
+        assert_eq!(data.as_bytes(), br#"{  "a": "x\ny", "big": 9007199254740993 }"#);
+    }
+
+    #[test]
+    fn what_is_not_one_value_is_refused() {
+        for text in ["", "{", "{} {}", "nul", "\u{1}", "{\"a\":\"x\ny\"}"] {
+            assert!(matches!(Data::parse(text), Err(DataError::NotJson(_))), "{text:?}");
+        }
+        let long = format!("\"{}\"", "x".repeat(MAX_DATA_BYTES));
+        assert_eq!(Data::parse(long), Err(DataError::TooLong(MAX_DATA_BYTES + 2)));
+    }
+}

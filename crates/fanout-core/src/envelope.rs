@@ -1,0 +1,154 @@
+//! What travels through Redis and stands in a channel's history: position, description, data.
+//!
+//! ```text
+//! G1 SEQUENCE EPOCH OFFSET          written by the script, which alone knows them
+//! {"topic":…,"id":…,"key":…,…}      written by the publisher
+//! DATA                              the application's JSON, without line breaks
+//! ```
+//!
+//! Data stands apart so that a bridge can splice it into a frame without parsing it.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::data::Data;
+
+/// The life of a feed's offsets: eight hexadecimal digits. Offsets of different epochs cannot be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Epoch(u32);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+impl FromStr for Epoch {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        u32::from_str_radix(text, 16).map(Self)
+    }
+}
+
+/// A place in a channel. Offset 0 is before the first publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Position {
+    /// Which life of the channel the offset counts in.
+    pub epoch: Epoch,
+    /// The number of the publication, from 1, without gaps.
+    pub offset: u64,
+}
+
+/// What a publisher says of a publication; the second line of an envelope.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description<'a> {
+    /// The topic: a user's feed carries several.
+    #[serde(borrow)]
+    pub topic: Cow<'a, str>,
+    /// The public id.
+    #[serde(borrow)]
+    pub id: Cow<'a, str>,
+    /// The conflation key.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Cow<'a, str>>,
+    /// The publisher's tags, shown to clients beside `id`.
+    #[serde(borrow, default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
+}
+
+impl Description<'_> {
+    /// The part of an envelope that the publisher knows.
+    pub(crate) fn body(&self, data: &Data) -> Vec<u8> {
+        let mut body = serde_json::to_vec(self).unwrap_or_default();
+        body.push(b'\n');
+        body.extend_from_slice(data.as_bytes());
+        body
+    }
+}
+
+/// A publication as it comes out of Redis.
+#[derive(Debug)]
+pub struct Envelope<'a> {
+    /// The number of the publication in its feed, over all topics, from 1.
+    pub sequence: u64,
+    /// The position in the channel; offset 0 when the topic keeps no history.
+    pub position: Position,
+    /// What the publisher said of it.
+    pub description: Description<'a>,
+    /// The application's JSON.
+    pub data: Data,
+}
+
+/// Why bytes are not an envelope: somebody else published on Griot's channels, or an unknown version of Griot did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an envelope of version G1: {0}")]
+pub struct EnvelopeError(&'static str);
+
+impl<'a> Envelope<'a> {
+    /// Takes an envelope apart. Data is shared with `bytes`, not copied.
+    pub fn parse(bytes: &'a Bytes) -> Result<Self, EnvelopeError> {
+        let (place, rest) = line(bytes).ok_or(EnvelopeError("no first line"))?;
+        let (described, data) = line(rest).ok_or(EnvelopeError("no second line"))?;
+        let place = std::str::from_utf8(place).map_err(|_| EnvelopeError("the first line is not text"))?;
+        let mut words = place.split(' ');
+        if words.next() != Some("G1") {
+            return Err(EnvelopeError("another version"));
+        }
+        let (Some(sequence), Some(epoch), Some(offset), None) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            return Err(EnvelopeError("the first line has not four words"));
+        };
+        let number = |word: &str| word.parse().map_err(|_| EnvelopeError("a number expected in the first line"));
+        Ok(Self {
+            sequence: number(sequence)?,
+            position: Position {
+                epoch: epoch.parse().map_err(|_| EnvelopeError("the epoch is not hexadecimal"))?,
+                offset: number(offset)?,
+            },
+            description: serde_json::from_slice(described).map_err(|_| EnvelopeError("the second line"))?,
+            data: Data::checked_before(bytes.slice_ref(data)),
+        })
+    }
+}
+
+fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = bytes.iter().position(|b| *b == b'\n')?;
+    Some((&bytes[..end], &bytes[end + 1..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_publisher_writes_a_bridge_reads() {
+        let description = Description {
+            topic: "orders".into(),
+            id: "an \"id\"\n".into(),
+            key: Some("7".into()),
+            tags: [("op".into(), "update".into())].into(),
+        };
+        let mut text = b"G1 12 00c0ffee 5\n".to_vec();
+        text.extend(description.body(&Data::parse("{\"n\":9007199254740993}").expect("json")));
+        let bytes = Bytes::from(text);
+        let envelope = Envelope::parse(&bytes).expect("envelope");
+        assert_eq!((envelope.sequence, envelope.position.offset), (12, 5));
+        assert_eq!(envelope.position.epoch.to_string(), "00c0ffee");
+        assert_eq!(envelope.description, description);
+        assert_eq!(envelope.data.as_bytes(), b"{\"n\":9007199254740993}");
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in ["", "hello", "G2 1 0 0\n{}\n1", "G1 1 0\n{}\n1", "G1 -1 0 0\n{}\n1", "G1 1 0 0\n{}\n1", "G1 1 0 0 0\n{}\n"] {
+            assert!(Envelope::parse(&Bytes::from(text)).is_err(), "{text:?}");
+        }
+    }
+}

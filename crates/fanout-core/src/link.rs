@@ -1,0 +1,243 @@
+//! The link: Griot's own subscriber connection to one Redis primary.
+//!
+//! Every subscription is confirmed, a silent server is noticed by heartbeat, a lost connection is replaced with
+//! jitter, and everything that was subscribed is subscribed again in batches. Whoever listens is told what may have been
+//! missed. Client libraries promise less: their subscriptions are not acknowledged and their gaps are silent.
+
+mod table;
+mod wire;
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use self::table::Table;
+use self::wire::{Address, Said, Wire};
+use crate::config::ConfigError;
+use crate::redis::RedisConfig;
+use crate::shutdown::Shutdown;
+
+/// Channels in one SUBSCRIBE, so that a large resubscription does not hold the server's main thread.
+const BATCH: usize = 512;
+/// How often the server is asked for a sign of life.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// Silence after which the connection is given up. A living server answers every heartbeat.
+const SILENCE: Duration = Duration::from_secs(5);
+/// Barriers that may wait for the connection at once.
+const BARRIERS: usize = 1_024;
+
+/// What the listener is told, in the order in which it happened.
+#[derive(Debug)]
+pub enum Event {
+    /// Something was published on a subscribed pub/sub channel.
+    Message {
+        /// The pub/sub channel's name.
+        channel: Bytes,
+        /// What was published.
+        payload: Bytes,
+    },
+    /// The connection is up. Subscriptions follow.
+    Up,
+    /// The connection is lost; nothing is delivered until [`Event::Resumed`] names a channel again.
+    Down(String),
+    /// This channel was live before the connection was lost, and is live again: what came between was missed.
+    Resumed(Bytes),
+}
+
+/// Subscribes and leaves. Clones speak of the same connection.
+#[derive(Debug, Clone)]
+pub struct Link {
+    shared: Arc<Shared>,
+    barriers: mpsc::Sender<oneshot::Sender<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    table: Mutex<Table>,
+    changed: Notify,
+}
+
+impl Shared {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Link {
+    /// A link to the server of `config`, and the task that keeps it up and tells `listen` what happens until the ending
+    /// is asked for. `listen` is called between two reads of the socket and must not block.
+    ///
+    /// # Errors
+    /// A configuration that cannot work.
+    pub fn new(
+        config: &RedisConfig,
+        listen: impl FnMut(Event) + Send,
+        shutdown: Shutdown,
+    ) -> Result<(Self, impl Future<Output = ()> + Send), ConfigError> {
+        let server = config.server()?;
+        let host = server.server.hosts().into_iter().next();
+        let host = host.ok_or_else(|| ConfigError("redis.url names no host".into()))?;
+        let address = Address {
+            host: host.host.to_string(),
+            port: host.port,
+            username: server.username.clone(),
+            password: server.password.clone(),
+        };
+        let shared = Arc::new(Shared::default());
+        let (barriers, requests) = mpsc::channel(BARRIERS);
+        let task = Task { shared: Arc::clone(&shared), address, listen, requests, pings: VecDeque::new() };
+        Ok((Self { shared, barriers }, task.run(shutdown)))
+    }
+
+    /// Wants the pub/sub channel; the receiver hears when the subscription is confirmed, however long that takes.
+    pub fn subscribe(&self, channel: &str) -> oneshot::Receiver<()> {
+        let (waiting, confirmed) = oneshot::channel();
+        self.shared.table().want(channel, waiting);
+        self.shared.changed.notify_one();
+        confirmed
+    }
+
+    /// Wants the pub/sub channel no longer.
+    pub fn unsubscribe(&self, channel: &str) {
+        self.shared.table().leave(channel);
+        self.shared.changed.notify_one();
+    }
+
+    /// Returns once everything that Redis had published before the call has been told to the listener; `false` when the
+    /// connection was lost before that.
+    pub async fn barrier(&self) -> bool {
+        let (reached, wait) = oneshot::channel();
+        self.barriers.send(reached).await.is_ok() && wait.await.is_ok()
+    }
+
+    /// How many channels are wanted.
+    pub fn len(&self) -> usize {
+        self.shared.table().len()
+    }
+
+    /// Whether no channel is wanted.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether every wanted channel is confirmed.
+    pub fn is_settled(&self) -> bool {
+        self.shared.table().is_settled()
+    }
+}
+
+struct Task<F> {
+    shared: Arc<Shared>,
+    address: Address,
+    listen: F,
+    requests: mpsc::Receiver<oneshot::Sender<()>>,
+    /// Who waits for the answers to the PINGs that are under way, oldest first; heartbeats wait for nobody.
+    pings: VecDeque<Option<oneshot::Sender<()>>>,
+}
+
+impl<F: FnMut(Event) + Send> Task<F> {
+    async fn run(mut self, shutdown: Shutdown) {
+        let mut attempt = 0;
+        while !shutdown.is_requested() {
+            let error = match self.connection(&shutdown, &mut attempt).await {
+                Ok(()) => return,
+                Err(error) => error,
+            };
+            self.pings.clear();
+            self.shared.table().disconnected();
+            (self.listen)(Event::Down(error.to_string()));
+            if !shutdown.pause(backoff(attempt)).await {
+                return;
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Lives through one connection; ends without an error only when the ending was asked for.
+    async fn connection(&mut self, shutdown: &Shutdown, attempt: &mut u32) -> io::Result<()> {
+        let mut wire = tokio::select! {
+            biased;
+            () = shutdown.requested() => return Ok(()),
+            wire = Wire::open(&self.address) => wire?,
+        };
+        *attempt = 0;
+        (self.listen)(Event::Up);
+        let mut heartbeat = interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        loop {
+            self.send_changes(&mut wire).await?;
+            tokio::select! {
+                biased;
+                () = shutdown.requested() => return Ok(()),
+                Some(reached) = self.requests.recv() => self.ping(&mut wire, Some(reached)).await?,
+                filled = wire.fill() => {
+                    filled?;
+                    heard = Instant::now();
+                    self.hear(&mut wire)?;
+                }
+                () = self.shared.changed.notified() => {}
+                _ = heartbeat.tick() => {
+                    if heard.elapsed() > SILENCE {
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, format!("silent for {SILENCE:?}")));
+                    }
+                    self.ping(&mut wire, None).await?;
+                }
+            }
+        }
+    }
+
+    async fn send_changes(&mut self, wire: &mut Wire) -> io::Result<()> {
+        let commands = self.shared.table().take(BATCH);
+        for (name, channels) in [("SUBSCRIBE", commands.subscribe), ("UNSUBSCRIBE", commands.unsubscribe)] {
+            if !channels.is_empty() {
+                let mut command = vec![name.to_owned()];
+                command.extend(channels);
+                wire.send(&command).await?;
+            }
+        }
+        if self.shared.table().has_changes() {
+            // The rest goes out after what the server has said meanwhile was read.
+            self.shared.changed.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn ping(&mut self, wire: &mut Wire, reached: Option<oneshot::Sender<()>>) -> io::Result<()> {
+        self.pings.push_back(reached);
+        wire.send(&["PING"]).await
+    }
+
+    fn hear(&mut self, wire: &mut Wire) -> io::Result<()> {
+        while let Some(said) = wire.said()? {
+            match said {
+                Said::Message { channel, payload } => (self.listen)(Event::Message { channel, payload }),
+                Said::Confirmed { channel } => {
+                    let name = String::from_utf8_lossy(&channel);
+                    if self.shared.table().confirmed(&name) {
+                        (self.listen)(Event::Resumed(channel));
+                    }
+                }
+                Said::Pong => {
+                    if let Some(Some(reached)) = self.pings.pop_front() {
+                        let _ = reached.send(());
+                    }
+                }
+                Said::Error(text) => return Err(io::Error::other(format!("Redis refused a subscription: {text}"))),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Between half and the whole of a doubling delay, so that bridges do not come back in step.
+fn backoff(attempt: u32) -> Duration {
+    let whole = 50_u64 << attempt.min(6);
+    Duration::from_millis(whole / 2 + fastrand::u64(..=whole / 2))
+}

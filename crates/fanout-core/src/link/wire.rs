@@ -1,0 +1,154 @@
+//! One RESP3 connection that only subscribes: bytes in, frames out.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use redis_protocol::resp3::decode::complete::decode_bytes_mut;
+use redis_protocol::resp3::types::BytesFrame;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Bytes asked from the socket at once: many publications per read under load.
+const READ: usize = 64 * 1024;
+/// Largest frame: an envelope is below 128 KiB, so that anything near this is not ours.
+const MAX_FRAME: usize = 1024 * 1024;
+/// How long connecting, signing in or one write may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Where the server is and who we are there.
+#[derive(Clone)]
+pub(super) struct Address {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) username: Option<String>,
+    pub(super) password: Option<String>,
+}
+
+/// What the server says on a connection that subscribes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// Something was published.
+    Message { channel: Bytes, payload: Bytes },
+    /// One SUBSCRIBE or UNSUBSCRIBE was carried out.
+    Confirmed { channel: Bytes },
+    /// The answer to a PING.
+    Pong,
+    /// An error, which on such a connection cannot be told which command it answers.
+    Error(String),
+}
+
+/// An open connection.
+pub(super) struct Wire {
+    stream: TcpStream,
+    buffer: BytesMut,
+}
+
+impl Wire {
+    /// Connects, switches to RESP3 and signs in.
+    pub(super) async fn open(address: &Address) -> io::Result<Self> {
+        let opened = timeout(PATIENCE, Self::open_unbounded(address)).await;
+        opened.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer while connecting")))
+    }
+
+    async fn open_unbounded(address: &Address) -> io::Result<Self> {
+        let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+        stream.set_nodelay(true)?;
+        let mut wire = Self { stream, buffer: BytesMut::new() };
+        let mut hello = vec!["HELLO", "3"];
+        if let Some(password) = &address.password {
+            hello.extend(["AUTH", address.username.as_deref().unwrap_or("default"), password]);
+        }
+        hello.extend(["SETNAME", "griot-link"]);
+        wire.send(&hello).await?;
+        match wire.next_frame().await? {
+            BytesFrame::Map { .. } => Ok(wire),
+            BytesFrame::SimpleError { data, .. } => Err(io::Error::other(data.to_string())),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "HELLO 3 was answered by something else than a map")),
+        }
+    }
+
+    /// Sends one command.
+    pub(super) async fn send<S: AsRef<str>>(&mut self, command: &[S]) -> io::Result<()> {
+        let mut bytes = format!("*{}\r\n", command.len()).into_bytes();
+        for word in command {
+            let word = word.as_ref();
+            bytes.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
+        }
+        timeout(PATIENCE, self.stream.write_all(&bytes))
+            .await
+            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the server does not read")))
+    }
+
+    /// Waits for bytes; cancel-safe. An error of kind `UnexpectedEof` is the server closing.
+    pub(super) async fn fill(&mut self) -> io::Result<()> {
+        self.buffer.reserve(READ);
+        match self.stream.read_buf(&mut self.buffer).await? {
+            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The next thing said within the bytes that are here.
+    pub(super) fn said(&mut self) -> io::Result<Option<Said>> {
+        loop {
+            match self.frame()? {
+                None => return Ok(None),
+                Some(frame) => {
+                    if let Some(said) = understand(frame) {
+                        return Ok(Some(said));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn next_frame(&mut self) -> io::Result<BytesFrame> {
+        loop {
+            if let Some(frame) = self.frame()? {
+                return Ok(frame);
+            }
+            self.fill().await?;
+        }
+    }
+
+    fn frame(&mut self) -> io::Result<Option<BytesFrame>> {
+        if self.buffer.is_empty() {
+            return Ok(None);
+        }
+        let decoded = decode_bytes_mut(&mut self.buffer)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        match decoded {
+            Some((frame, _, _)) => Ok(Some(frame)),
+            None if self.buffer.len() > MAX_FRAME => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame larger than {MAX_FRAME} bytes")))
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+fn understand(frame: BytesFrame) -> Option<Said> {
+    match frame {
+        BytesFrame::Push { data, .. } => {
+            let mut parts = data.into_iter().map(text);
+            match (parts.next()??.as_ref(), parts.next()??, parts.next()) {
+                (b"message", channel, Some(Some(payload))) => Some(Said::Message { channel, payload }),
+                (b"subscribe" | b"unsubscribe", channel, _) => Some(Said::Confirmed { channel }),
+                _ => None,
+            }
+        }
+        BytesFrame::SimpleString { data, .. } if data.as_ref() == b"PONG" => Some(Said::Pong),
+        BytesFrame::SimpleError { data, .. } => Some(Said::Error(data.to_string())),
+        BytesFrame::BlobError { data, .. } => Some(Said::Error(String::from_utf8_lossy(&data).into_owned())),
+        _ => None,
+    }
+}
+
+fn text(frame: BytesFrame) -> Option<Bytes> {
+    match frame {
+        BytesFrame::BlobString { data, .. } | BytesFrame::SimpleString { data, .. } => Some(data),
+        _ => None,
+    }
+}

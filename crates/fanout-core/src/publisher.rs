@@ -1,0 +1,258 @@
+//! Publishing from Rust: one publication, or many in one call per partition.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use fred::types::Value;
+use uuid::Uuid;
+
+use crate::channel::Channel;
+use crate::data::Data;
+use crate::envelope::{Description, Position};
+use crate::names::Feed;
+use crate::redis::{Redis, RedisError};
+use crate::script;
+use crate::topic::Topics;
+
+/// Longest idempotency key and longest conflation key in bytes.
+pub const MAX_KEY_BYTES: usize = 128;
+/// Most tags of a publication.
+pub const MAX_TAGS: usize = 16;
+/// Longest name and longest value of a tag in bytes.
+pub const MAX_TAG_BYTES: usize = 256;
+/// Publications in one call of the script: bounds how long the server's main thread is held.
+const BATCH: usize = 128;
+
+/// What makes publishing the same thing twice harmless.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Once {
+    /// Nothing: published as often as asked.
+    #[default]
+    No,
+    /// The caller's key, per channel, remembered for `redis.idempotency_seconds`; a repeat returns the first position.
+    Key(String),
+    /// The public id names an entry of the change log, remembered for `redis.entry_memory_seconds`.
+    Entry,
+}
+
+/// One piece of data for a channel.
+#[derive(Debug, Clone)]
+pub struct Publication {
+    /// Where it goes.
+    pub channel: Channel,
+    /// What it says.
+    pub data: Data,
+    /// The public id, which clients see as `tags.id`.
+    pub id: Uuid,
+    /// On conflated topics, a newer publication with the same key may replace an older unsent one.
+    pub conflation_key: Option<String>,
+    /// Shown to clients beside `id`.
+    pub tags: BTreeMap<String, String>,
+    /// What makes a repetition harmless.
+    pub once: Once,
+    /// Keep it out of the history: it then has no position.
+    pub skip_history: bool,
+}
+
+impl Publication {
+    /// `data` for `channel`, with a public id of its own.
+    pub fn new(channel: Channel, data: Data) -> Self {
+        Self {
+            channel,
+            data,
+            id: Uuid::new_v4(),
+            conflation_key: None,
+            tags: BTreeMap::new(),
+            once: Once::No,
+            skip_history: false,
+        }
+    }
+}
+
+/// What became of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its position, when its topic keeps history; of a repeated entry of the change log it is not known.
+    pub position: Option<Position>,
+    /// Whether it had been published before, so that nothing was published now.
+    pub repeated: bool,
+}
+
+/// Why a publication was not published, or may not have been.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// No topic of the configuration takes this channel.
+    #[error("channel {:?}: no topic {:?} is configured", .0.as_str(), .0.topic())]
+    UnknownTopic(Channel),
+    /// A field over its limit; the text names field, value and limit.
+    #[error("{0}")]
+    Limit(String),
+    /// Redis did not confirm. The same publication with an idempotency key can be published again safely.
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+}
+
+/// Publishes to the feeds of one deployment.
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    redis: Redis,
+    topics: Topics,
+}
+
+impl Publisher {
+    /// Publishes through `redis` what `topics` permits.
+    pub fn new(redis: Redis, topics: Topics) -> Self {
+        Self { redis, topics }
+    }
+
+    /// The topics it was given.
+    pub fn topics(&self) -> &Topics {
+        &self.topics
+    }
+
+    /// Publishes one publication.
+    ///
+    /// # Errors
+    /// See [`PublishError`]. It never retries by itself.
+    pub async fn publish(&self, publication: Publication) -> Result<Receipt, PublishError> {
+        let mut results = self.publish_all(vec![publication]).await;
+        results.pop().unwrap_or_else(|| Err(RedisError::Refused("no answer".into()).into()))
+    }
+
+    /// Publishes many, one call per partition; within a channel in the given order. Results stand in the given order.
+    ///
+    /// A partition larger than a batch goes in several calls, one after the other; after a failed call the rest of that
+    /// partition is not sent, so that nothing overtakes.
+    pub async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<Receipt, PublishError>> {
+        let mut results: Vec<Option<Result<Receipt, PublishError>>> = Vec::new();
+        results.resize_with(publications.len(), || None);
+        let mut partitions: BTreeMap<usize, Vec<(usize, Vec<Bytes>)>> = BTreeMap::new();
+        for (index, publication) in publications.into_iter().enumerate() {
+            match self.arguments(&publication) {
+                Ok((feed, arguments)) => {
+                    let partition = self.redis.partitions().of(&feed);
+                    partitions.entry(partition).or_default().push((index, arguments));
+                }
+                Err(error) => results[index] = Some(Err(error)),
+            }
+        }
+        let calls = partitions.into_iter().map(|(partition, batch)| self.publish_partition(partition, batch));
+        for (index, result) in futures::future::join_all(calls).await.into_iter().flatten() {
+            results[index] = Some(result);
+        }
+        results.into_iter().flatten().collect()
+    }
+
+    async fn publish_partition(
+        &self,
+        partition: usize,
+        members: Vec<(usize, Vec<Bytes>)>,
+    ) -> Vec<(usize, Result<Receipt, PublishError>)> {
+        let mut results = Vec::with_capacity(members.len());
+        let mut failed: Option<RedisError> = None;
+        for batch in members.chunks(BATCH) {
+            let arguments = batch.iter().flat_map(|(_, arguments)| arguments.iter().cloned());
+            let receipts = match &failed {
+                Some(error) => Err(error.clone()),
+                None => self.call(partition, batch.len(), arguments).await,
+            };
+            match receipts {
+                Ok(receipts) => results.extend(batch.iter().zip(receipts).map(|((index, _), r)| (*index, Ok(r)))),
+                Err(error) => {
+                    results.extend(batch.iter().map(|(index, _)| (*index, Err(error.clone().into()))));
+                    failed = Some(error);
+                }
+            }
+        }
+        results
+    }
+
+    async fn call(
+        &self,
+        partition: usize,
+        size: usize,
+        batch: impl Iterator<Item = Bytes>,
+    ) -> Result<Vec<Receipt>, RedisError> {
+        let config = self.redis.config();
+        let mut arguments = vec![
+            Bytes::from_static(b"PUBLISH"),
+            Bytes::from(config.entry_memory_seconds.to_string()),
+            Bytes::from(config.idempotency_seconds.to_string()),
+        ];
+        arguments.extend(batch);
+        let prefix = self.redis.partitions().prefix(partition);
+        let answers: Vec<Vec<Value>> = script::run(&self.redis, &script::PUBLISH, prefix, arguments).await?;
+        let receipts: Option<Vec<Receipt>> = answers.iter().map(|answer| receipt(answer)).collect();
+        receipts
+            .filter(|receipts| receipts.len() == size)
+            .ok_or_else(|| RedisError::Refused("the publish script gave an answer of unknown form".into()))
+    }
+
+    /// The publication's arguments for the script, in its order.
+    fn arguments(&self, publication: &Publication) -> Result<(Feed, Vec<Bytes>), PublishError> {
+        let channel = &publication.channel;
+        let topic = self.topics.of(channel).ok_or_else(|| PublishError::UnknownTopic(channel.clone()))?;
+        check_limits(publication)?;
+        let id = publication.id.to_string();
+        let description = Description {
+            topic: channel.topic().into(),
+            id: id.as_str().into(),
+            key: publication.conflation_key.as_deref().map(Cow::from),
+            tags: publication.tags.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        };
+        let (kind, value) = match &publication.once {
+            Once::No => ("", Bytes::new()),
+            Once::Key(key) => ("key", Bytes::from(key.clone())),
+            Once::Entry => ("entry", Bytes::copy_from_slice(publication.id.as_bytes())),
+        };
+        let keeps = topic.keeps_history() && !publication.skip_history;
+        let size = if keeps { topic.history_size } else { 0 };
+        let feed = Feed::of(channel);
+        let arguments = vec![
+            Bytes::from(feed.as_str().to_owned()),
+            Bytes::from(channel.as_str().to_owned()),
+            Bytes::from(channel.topic().to_owned()),
+            Bytes::from(size.to_string()),
+            Bytes::from(topic.history_ttl_seconds.to_string()),
+            Bytes::from_static(kind.as_bytes()),
+            value,
+            Bytes::from(description.body(&publication.data)),
+        ];
+        Ok((feed, arguments))
+    }
+}
+
+fn check_limits(publication: &Publication) -> Result<(), PublishError> {
+    let limit = |field: &str, bytes: usize, limit: usize| {
+        if bytes <= limit {
+            return Ok(());
+        }
+        Err(PublishError::Limit(format!("{field} is {bytes} bytes, the limit is {limit}")))
+    };
+    if let Once::Key(key) = &publication.once {
+        limit("idempotency_key", key.len(), MAX_KEY_BYTES)?;
+    }
+    if let Some(key) = &publication.conflation_key {
+        limit("conflation_key", key.len(), MAX_KEY_BYTES)?;
+    }
+    if publication.tags.len() > MAX_TAGS {
+        let found = publication.tags.len();
+        return Err(PublishError::Limit(format!("tags has {found} members, the limit is {MAX_TAGS}")));
+    }
+    for (name, value) in &publication.tags {
+        limit("the name of a tag", name.len(), MAX_TAG_BYTES)?;
+        limit(&format!("tag {name:?}"), value.len(), MAX_TAG_BYTES)?;
+    }
+    Ok(())
+}
+
+fn receipt(answer: &[Value]) -> Option<Receipt> {
+    let [published, epoch, offset] = answer else { return None };
+    let offset = offset.as_u64()?;
+    let position = match offset {
+        0 => None,
+        offset => Some(Position { epoch: epoch.as_string()?.parse().ok()?, offset }),
+    };
+    Some(Receipt { position, repeated: published.as_u64()? == 0 })
+}

@@ -1,0 +1,259 @@
+//! The connection for commands: fred, with everything set that its defaults leave unsafe.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fred::clients::Client;
+use fred::error::{Error, ErrorKind};
+use fred::interfaces::{ClientLike, HashesInterface, KeysInterface};
+use fred::socket2::TcpKeepalive;
+use fred::types::config::{Config, ReconnectError, ReconnectPolicy, TcpConfig};
+use fred::types::{Builder, RespVersion};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use crate::config::{ConfigError, secret};
+use crate::names::{DEPLOYMENT, MAX_PARTITIONS, Partitions};
+use crate::shutdown::Shutdown;
+
+/// Keys in one UNLINK: a few hundred keep the server's main thread for well under a millisecond.
+const UNLINK_BATCH: usize = 256;
+
+/// Where Redis is and what all processes of a deployment must agree on.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RedisConfig {
+    /// `redis://[user[:password]@]host:port[/database]`; the environment's `REDIS_URL`.
+    pub url: String,
+    /// The password; the environment's `REDIS_PASSWORD`.
+    pub password: Option<SecretString>,
+    /// A file that holds the password.
+    pub password_file: Option<PathBuf>,
+    /// Partitions of this deployment. Recorded in Redis by the first process; one that differs is refused.
+    pub partitions: u16,
+    /// Whether positions are fenced by the server's identity. Off only where a provider refuses `INFO`.
+    pub fence: bool,
+    /// Seconds that the positions of an unused feed live.
+    pub position_ttl_seconds: u32,
+    /// Seconds that entries of the change log are remembered so that a repeated effect publishes nothing.
+    pub entry_memory_seconds: u32,
+    /// Seconds that idempotency keys are remembered.
+    pub idempotency_seconds: u32,
+    /// Milliseconds until a command without an answer has failed.
+    pub command_timeout_ms: u64,
+}
+
+impl Default for RedisConfig {
+    fn default() -> Self {
+        Self {
+            url: "redis://127.0.0.1:6379".into(),
+            password: None,
+            password_file: None,
+            partitions: 64,
+            fence: true,
+            position_ttl_seconds: 7 * 24 * 3600,
+            entry_memory_seconds: 30 * 60,
+            idempotency_seconds: 300,
+            command_timeout_ms: 5_000,
+        }
+    }
+}
+
+impl RedisConfig {
+    /// fred's configuration of this server; also the one parser of the URL.
+    pub(crate) fn server(&self) -> Result<Config, ConfigError> {
+        if !self.url.starts_with("redis://") {
+            return Err(ConfigError(format!(
+                "redis.url must be redis://host:port (this version speaks to one Redis without TLS), not {:?}",
+                self.url.split('@').next_back().unwrap_or_default()
+            )));
+        }
+        let mut config = Config::from_url(&self.url)
+            .map_err(|error| ConfigError(format!("redis.url is not a Redis URL: {}", error.details())))?;
+        if let Some(password) = secret("redis.password", self.password.as_ref(), self.password_file.as_ref())? {
+            config.password = Some(password.expose_secret().to_owned());
+        }
+        config.version = RespVersion::RESP3;
+        config.fail_fast = false;
+        if !(1..=MAX_PARTITIONS).contains(&self.partitions) {
+            return Err(ConfigError(format!(
+                "redis.partitions = {}: must be 1 to {MAX_PARTITIONS}",
+                self.partitions
+            )));
+        }
+        Ok(config)
+    }
+
+    fn client(&self) -> Result<Client, ConfigError> {
+        let timeout = Duration::from_millis(self.command_timeout_ms.max(1));
+        Builder::from_config(self.server()?)
+            .with_connection_config(|connection| {
+                connection.connection_timeout = Duration::from_secs(3);
+                connection.internal_command_timeout = Duration::from_secs(3);
+                // A command is sent once: a script whose answer was lost may have run, and idempotency decides then.
+                connection.max_command_attempts = 1;
+                connection.max_command_buffer_len = 50_000;
+                // A server that stopped answering looks alive to TCP; without this fred would wait for it for ever.
+                connection.unresponsive.max_timeout = Some(timeout * 2);
+                connection.unresponsive.interval = Duration::from_secs(1);
+                connection.tcp = TcpConfig {
+                    nodelay: Some(true),
+                    keepalive: Some(TcpKeepalive::new().with_time(Duration::from_secs(15))),
+                    ..TcpConfig::default()
+                };
+                // A primary that stepped down keeps its connections; writing to it must lead to a new look.
+                connection.reconnect_errors =
+                    vec![ReconnectError::ReadOnly, ReconnectError::Loading, ReconnectError::MasterDown];
+            })
+            .with_performance_config(|performance| performance.default_command_timeout = timeout)
+            .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2))
+            .build()
+            .map_err(|error| ConfigError(format!("redis: {}", error.details())))
+    }
+}
+
+/// Why a command to Redis failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RedisError {
+    /// Not reachable, or no answer in time. The command may have been carried out.
+    #[error("Redis is away: {0}")]
+    Away(String),
+    /// Over its memory limit: it takes no more until something is removed or the limit is raised.
+    #[error("Redis is out of memory (maxmemory reached, policy noeviction): raise maxmemory or remove keys")]
+    OutOfMemory,
+    /// The user lacks a right.
+    #[error(
+        "Redis refuses a command to this user: {0}. Scripts need +info (or `fence = false` in [redis]), and +@read \
+         +@write +@pubsub on griot:*"
+    )]
+    NotPermitted(String),
+    /// Any other answer that is an error.
+    #[error("Redis answered an error: {0}")]
+    Refused(String),
+}
+
+impl RedisError {
+    /// Whether the same command can succeed later without anybody changing a setting.
+    pub fn is_transient(&self) -> bool {
+        !matches!(self, Self::NotPermitted(_))
+    }
+}
+
+impl From<Error> for RedisError {
+    fn from(error: Error) -> Self {
+        let text = error.details().to_owned();
+        match error.kind() {
+            ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::Backpressure | ErrorKind::Routing => {
+                Self::Away(text)
+            }
+            _ if ["LOADING", "READONLY", "MASTERDOWN", "TRYAGAIN"].iter().any(|word| text.contains(word)) => {
+                Self::Away(text)
+            }
+            _ if text.contains("OOM ") => Self::OutOfMemory,
+            ErrorKind::Auth => Self::NotPermitted(text),
+            _ if text.contains("NOPERM") || text.contains("can't run this command") => Self::NotPermitted(text),
+            _ => Self::Refused(text),
+        }
+    }
+}
+
+/// A client for commands. It reconnects for ever and shares one connection among its clones.
+#[derive(Debug, Clone)]
+pub struct Redis {
+    client: Client,
+    config: RedisConfig,
+    partitions: Partitions,
+}
+
+impl Redis {
+    /// Begins to connect; Redis need not be there yet.
+    ///
+    /// # Errors
+    /// A configuration that cannot work.
+    pub fn connect(config: &RedisConfig) -> Result<Self, ConfigError> {
+        let client = config.client()?;
+        client.connect();
+        Ok(Self { client, config: config.clone(), partitions: Partitions::new(config.partitions) })
+    }
+
+    /// Waits until Redis answers, and compares what all processes of the deployment must agree on.
+    ///
+    /// The first process records it in `griot:{deployment}`.
+    ///
+    /// # Errors
+    /// This process is configured differently, or has not the rights it needs. An absent Redis is waited for.
+    pub async fn join_deployment(&self, shutdown: &Shutdown) -> Result<(), ConfigError> {
+        let mut wait = Duration::from_millis(50);
+        loop {
+            match self.record_deployment().await {
+                Ok(answer) => return answer,
+                Err(error) if !error.is_transient() => return Err(ConfigError(error.to_string())),
+                Err(error) => tracing::warn!(%error, "waiting for Redis"),
+            }
+            if !shutdown.pause(wait).await {
+                return Ok(());
+            }
+            wait = (wait * 2).min(Duration::from_secs(2));
+        }
+    }
+
+    async fn record_deployment(&self) -> Result<Result<(), ConfigError>, RedisError> {
+        let ours = [("partitions", self.config.partitions.to_string()), ("fence", self.config.fence.to_string())];
+        for (field, value) in ours {
+            let _: bool = self.client.hsetnx(DEPLOYMENT, field, value.as_str()).await?;
+            let recorded: String = self.client.hget(DEPLOYMENT, field).await?;
+            if recorded != value {
+                return Ok(Err(ConfigError(format!(
+                    "redis.{field} = {value} here, but this deployment runs with {recorded} (recorded in {DEPLOYMENT}): \
+                     set {field} = {recorded} in [redis], or stop every worker and delete that key"
+                ))));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Asks for an answer.
+    ///
+    /// # Errors
+    /// As any command.
+    pub async fn ping(&self) -> Result<(), RedisError> {
+        Ok(self.client.ping::<()>(None).await?)
+    }
+
+    /// Removes `keys`, in batches that are pipelined; returns how many existed.
+    ///
+    /// # Errors
+    /// As any command; some of the keys may then have been removed.
+    pub async fn unlink(&self, keys: &[String]) -> Result<u64, RedisError> {
+        let batches = keys.chunks(UNLINK_BATCH).map(|batch| self.client.unlink::<u64, _>(batch.to_vec()));
+        Ok(futures::future::try_join_all(batches).await?.into_iter().sum())
+    }
+
+    /// One step of a SCAN: the next cursor (`"0"` ends the pass) and keys that match `pattern`.
+    ///
+    /// # Errors
+    /// As any command. A cursor means nothing after a reconnect: begin again.
+    pub async fn scan(&self, cursor: &str, pattern: &str, count: u32) -> Result<(String, Vec<String>), RedisError> {
+        Ok(self.client.scan_page(cursor.to_owned(), pattern, Some(count), None).await?)
+    }
+
+    /// The partitions of this deployment.
+    pub fn partitions(&self) -> &Partitions {
+        &self.partitions
+    }
+
+    pub(crate) fn config(&self) -> &RedisConfig {
+        &self.config
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Ends the connection after what is under way.
+    pub async fn quit(&self) {
+        if let Err(error) = self.client.quit().await {
+            tracing::debug!(error = error.details(), "closing the connection to Redis");
+        }
+    }
+}

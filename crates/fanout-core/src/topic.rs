@@ -1,0 +1,139 @@
+//! Topics: the configured kinds of event, and what may be done with each.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::channel::{Channel, UserId, is_topic_name};
+
+/// How the personal channels of a topic come to be subscribed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Personal {
+    /// The bridge subscribes every user to the own channel on connect.
+    Auto,
+    /// The user may subscribe to the own channel.
+    OnRequest,
+    /// The topic has no personal channels.
+    Off,
+}
+
+/// What a topic keeps and permits. Nothing is public unless it says so.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Topic {
+    /// Publications kept per channel; 0 keeps none, and the topic then has no positions.
+    pub history_size: u32,
+    /// Seconds that a channel's history outlives its last publication.
+    pub history_ttl_seconds: u32,
+    /// How personal channels are subscribed: `auto`, `on-request` or `off`.
+    pub personal: Personal,
+    /// Whether every signed-in user may subscribe to the broadcast channel `TOPIC`.
+    pub broadcast: bool,
+    /// Whether every signed-in user may subscribe to named channels `TOPIC:NAME`.
+    pub named: bool,
+    /// Whether a newer publication may replace an older unsent one with the same conflation key.
+    pub conflate: bool,
+    /// Whether the bridges listen to plain `PUBLISH TOPIC` of any Redis client.
+    pub raw: bool,
+}
+
+impl Default for Topic {
+    fn default() -> Self {
+        Self {
+            history_size: 100,
+            history_ttl_seconds: 600,
+            personal: Personal::Auto,
+            broadcast: false,
+            named: false,
+            conflate: false,
+            raw: false,
+        }
+    }
+}
+
+impl Topic {
+    /// Whether channels of this topic have positions.
+    pub fn keeps_history(&self) -> bool {
+        self.history_size > 0 && self.history_ttl_seconds > 0
+    }
+
+    /// Whether `user` may subscribe to `channel`, which must belong to this topic.
+    pub fn may_subscribe(&self, user: &UserId, channel: &Channel) -> bool {
+        match channel.owner() {
+            Some(owner) => self.personal != Personal::Off && owner == user.as_str(),
+            None if channel.is_bare() => self.broadcast,
+            None => self.named,
+        }
+    }
+}
+
+/// All topics of a deployment. Every worker must be given the same ones.
+#[derive(Debug, Clone)]
+pub struct Topics {
+    by_name: BTreeMap<String, Topic>,
+    default: Option<Topic>,
+}
+
+impl Topics {
+    /// The topics of the configuration; where it names none, `orders`, `notifications` and `wallet-updates`.
+    ///
+    /// # Errors
+    /// A sentence when a name cannot be a topic's.
+    pub fn new(configured: Option<BTreeMap<String, Topic>>, default: Option<Topic>) -> Result<Self, String> {
+        let by_name = configured.unwrap_or_else(Self::built_in);
+        match by_name.keys().find(|name| !is_topic_name(name)) {
+            Some(name) => Err(format!(
+                "[topics.{name:?}]: a topic's name is 1 to 64 of the characters A-Z a-z 0-9 `_` `.` `-`"
+            )),
+            None => Ok(Self { by_name, default }),
+        }
+    }
+
+    fn built_in() -> BTreeMap<String, Topic> {
+        let topic = Topic { raw: true, ..Topic::default() };
+        let conflated = Topic { conflate: true, ..topic.clone() };
+        [("orders", topic.clone()), ("notifications", topic), ("wallet-updates", conflated)]
+            .map(|(name, topic)| (name.to_owned(), topic))
+            .into()
+    }
+
+    /// The topic of a channel: `None` is error 102, unknown channel.
+    pub fn of(&self, channel: &Channel) -> Option<&Topic> {
+        self.by_name.get(channel.topic()).or_else(|| self.default.as_ref().filter(|_| channel.is_bare()))
+    }
+
+    /// Every named topic, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Topic)> {
+        self.by_name.iter().map(|(name, topic)| (name.as_str(), topic))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_public_unless_a_topic_says_so() {
+        let topics = Topics::new(None, None).expect("built in");
+        let user = UserId::parse("42").expect("user");
+        let may = |name: &str| {
+            let channel = Channel::parse(name).expect(name);
+            topics.of(&channel).map(|topic| topic.may_subscribe(&user, &channel))
+        };
+        assert_eq!(may("orders:#42"), Some(true));
+        assert_eq!(may("orders:#4"), Some(false));
+        assert_eq!(may("orders"), Some(false));
+        assert_eq!(may("orders:room"), Some(false));
+        assert_eq!(may("elsewhere"), None);
+        assert_eq!(may("elsewhere:#42"), None);
+    }
+
+    #[test]
+    fn only_bare_names_fall_to_the_default_topic() {
+        let default = Topic { broadcast: true, named: true, ..Topic::default() };
+        let topics = Topics::new(None, Some(default)).expect("built in");
+        assert!(topics.of(&Channel::parse("chat").expect("name")).is_some());
+        assert!(topics.of(&Channel::parse("chat:room").expect("name")).is_none());
+    }
+}
