@@ -16,9 +16,7 @@ pub const MAX_TOPIC_BYTES: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Not a user id.
-    #[error(
-        "user id {0} is not 1 to {MAX_USER_BYTES} bytes of printable ASCII without `#`, `,` and blanks"
-    )]
+    #[error("user id {0} is not 1 to {MAX_USER_BYTES} bytes of printable ASCII without `#`, `,` and blanks")]
     User(Quoted),
     /// Longer than [`MAX_CHANNEL_BYTES`].
     #[error("channel {0} is longer than {MAX_CHANNEL_BYTES} bytes")]
@@ -185,8 +183,21 @@ mod tests {
     #[test]
     fn names_that_could_reach_others_are_refused() {
         for name in [
-            "", "orders:#", "orders:", "orders:#4,2", "orders:#a#42", "orders:##42", "orders:a#42",
-            "#42", "orders#42", "or ders", "orders:#4 2", "orders:\u{e9}", "orders:#4\n2", ":#42", "$orders",
+            "",
+            "orders:#",
+            "orders:",
+            "orders:#4,2",
+            "orders:#a#42",
+            "orders:##42",
+            "orders:a#42",
+            "#42",
+            "orders#42",
+            "or ders",
+            "orders:#4 2",
+            "orders:\u{e9}",
+            "orders:#4\n2",
+            ":#42",
+            "$orders",
         ] {
             assert!(Channel::parse(name).is_err(), "{name:?}");
         }

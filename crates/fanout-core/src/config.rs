@@ -56,9 +56,8 @@ pub fn load<T: DeserializeOwned>(
         }
         names.push(name);
     }
-    T::deserialize(table).map_err(|error| {
-        ConfigError(format!("{} (with {} from the environment)", source(&error), names.join(", ")))
-    })
+    T::deserialize(table)
+        .map_err(|error| ConfigError(format!("{} (with {} from the environment)", source(&error), names.join(", "))))
 }
 
 type Overlaid = (String, String, String, Value);
@@ -71,7 +70,8 @@ fn overlay(environment: impl IntoIterator<Item = (String, String)>) -> Result<Ve
                 "{name} is set, but this version speaks to one Redis without TLS only: unset it and give REDIS_URL"
             )));
         }
-        let (section, field) = if let Some((_, [section, field])) = WELL_KNOWN.iter().find(|(known, _)| *known == name) {
+        let (section, field) = if let Some((_, [section, field])) = WELL_KNOWN.iter().find(|(known, _)| *known == name)
+        {
             ((*section).to_owned(), (*field).to_owned())
         } else if let Some(path) = name.strip_prefix("GRIOT_")
             && let Some((section, field)) = path.split_once("__")
@@ -174,8 +174,12 @@ mod tests {
 
     #[test]
     fn the_environment_lies_over_the_file_and_keeps_text_as_text() {
-        let environment =
-            vars(&[("REDIS_URL", "redis://h:1"), ("REDIS_PASSWORD", "123"), ("GRIOT_REDIS__PARTITIONS", "8"), ("HOME", "/")]);
+        let environment = vars(&[
+            ("REDIS_URL", "redis://h:1"),
+            ("REDIS_PASSWORD", "123"),
+            ("GRIOT_REDIS__PARTITIONS", "8"),
+            ("HOME", "/"),
+        ]);
         let example: Example = load(None, environment).expect("config");
         assert_eq!(example.redis.url, "redis://h:1");
         assert_eq!(example.redis.password.as_deref(), Some("123"));
@@ -190,7 +194,8 @@ mod tests {
 
     #[test]
     fn what_this_version_cannot_do_is_said() {
-        let error = load::<Example>(None, vars(&[("REDIS_CLUSTER_NODES", "a:1,b:2")])).expect_err("cluster").to_string();
+        let error =
+            load::<Example>(None, vars(&[("REDIS_CLUSTER_NODES", "a:1,b:2")])).expect_err("cluster").to_string();
         assert!(error.contains("REDIS_CLUSTER_NODES") && error.contains("REDIS_URL"), "{error}");
     }
 }

@@ -147,7 +147,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in ["", "hello", "G2 1 0 0\n{}\n1", "G1 1 0\n{}\n1", "G1 -1 0 0\n{}\n1", "G1 1 0 0\n{}\n1", "G1 1 0 0 0\n{}\n"] {
+        for text in
+            ["", "hello", "G2 1 0 0\n{}\n1", "G1 1 0\n{}\n1", "G1 -1 0 0\n{}\n1", "G1 1 0 0\n{}\n1", "G1 1 0 0 0\n{}\n"]
+        {
             assert!(Envelope::parse(&Bytes::from(text)).is_err(), "{text:?}");
         }
     }

@@ -23,6 +23,6 @@ pub use channel::{Channel, UserId};
 pub use data::{Data, DataError, MAX_DATA_BYTES};
 pub use process::{ready, run};
 pub use publisher::{Publication, PublishError, Publisher, Receipt};
-pub use redis::{Redis, RedisConfig, RedisError};
+pub use redis::{DeploymentError, Redis, RedisConfig, RedisError};
 pub use shutdown::Shutdown;
 pub use topic::{Personal, Topic, Topics};

@@ -8,7 +8,6 @@ mod table;
 mod wire;
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -70,16 +69,11 @@ impl Shared {
 }
 
 impl Link {
-    /// A link to the server of `config`, and the task that keeps it up and tells `listen` what happens until the ending
-    /// is asked for. `listen` is called between two reads of the socket and must not block.
+    /// A link to the server of `config`, and what keeps it up once it is [run](Connector::run).
     ///
     /// # Errors
     /// A configuration that cannot work.
-    pub fn new(
-        config: &RedisConfig,
-        listen: impl FnMut(Event) + Send,
-        shutdown: Shutdown,
-    ) -> Result<(Self, impl Future<Output = ()> + Send), ConfigError> {
+    pub fn new(config: &RedisConfig) -> Result<(Self, Connector), ConfigError> {
         let server = config.server()?;
         let host = server.server.hosts().into_iter().next();
         let host = host.ok_or_else(|| ConfigError("redis.url names no host".into()))?;
@@ -91,8 +85,8 @@ impl Link {
         };
         let shared = Arc::new(Shared::default());
         let (barriers, requests) = mpsc::channel(BARRIERS);
-        let task = Task { shared: Arc::clone(&shared), address, listen, requests, pings: VecDeque::new() };
-        Ok((Self { shared, barriers }, task.run(shutdown)))
+        let connector = Connector { shared: Arc::clone(&shared), address, requests, pings: VecDeque::new() };
+        Ok((Self { shared, barriers }, connector))
     }
 
     /// Wants the pub/sub channel; the receiver hears when the subscription is confirmed, however long that takes.
@@ -132,26 +126,28 @@ impl Link {
     }
 }
 
-struct Task<F> {
+/// Keeps a link's connection up.
+pub struct Connector {
     shared: Arc<Shared>,
     address: Address,
-    listen: F,
     requests: mpsc::Receiver<oneshot::Sender<()>>,
     /// Who waits for the answers to the PINGs that are under way, oldest first; heartbeats wait for nobody.
     pings: VecDeque<Option<oneshot::Sender<()>>>,
 }
 
-impl<F: FnMut(Event) + Send> Task<F> {
-    async fn run(mut self, shutdown: Shutdown) {
+impl Connector {
+    /// Tells `listen` what happens until the ending is asked for. `listen` is called between two reads of the socket
+    /// and must not block.
+    pub async fn run(mut self, mut listen: impl FnMut(Event), shutdown: Shutdown) {
         let mut attempt = 0;
         while !shutdown.is_requested() {
-            let error = match self.connection(&shutdown, &mut attempt).await {
+            let error = match self.connection(&mut listen, &shutdown, &mut attempt).await {
                 Ok(()) => return,
                 Err(error) => error,
             };
             self.pings.clear();
             self.shared.table().disconnected();
-            (self.listen)(Event::Down(error.to_string()));
+            listen(Event::Down(error.to_string()));
             if !shutdown.pause(backoff(attempt)).await {
                 return;
             }
@@ -160,14 +156,19 @@ impl<F: FnMut(Event) + Send> Task<F> {
     }
 
     /// Lives through one connection; ends without an error only when the ending was asked for.
-    async fn connection(&mut self, shutdown: &Shutdown, attempt: &mut u32) -> io::Result<()> {
+    async fn connection(
+        &mut self,
+        listen: &mut impl FnMut(Event),
+        shutdown: &Shutdown,
+        attempt: &mut u32,
+    ) -> io::Result<()> {
         let mut wire = tokio::select! {
             biased;
             () = shutdown.requested() => return Ok(()),
             wire = Wire::open(&self.address) => wire?,
         };
         *attempt = 0;
-        (self.listen)(Event::Up);
+        listen(Event::Up);
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
@@ -180,7 +181,7 @@ impl<F: FnMut(Event) + Send> Task<F> {
                 filled = wire.fill() => {
                     filled?;
                     heard = Instant::now();
-                    self.hear(&mut wire)?;
+                    self.hear(&mut wire, listen)?;
                 }
                 () = self.shared.changed.notified() => {}
                 _ = heartbeat.tick() => {
@@ -214,14 +215,14 @@ impl<F: FnMut(Event) + Send> Task<F> {
         wire.send(&["PING"]).await
     }
 
-    fn hear(&mut self, wire: &mut Wire) -> io::Result<()> {
+    fn hear(&mut self, wire: &mut Wire, listen: &mut impl FnMut(Event)) -> io::Result<()> {
         while let Some(said) = wire.said()? {
             match said {
-                Said::Message { channel, payload } => (self.listen)(Event::Message { channel, payload }),
+                Said::Message { channel, payload } => listen(Event::Message { channel, payload }),
                 Said::Confirmed { channel } => {
                     let name = String::from_utf8_lossy(&channel);
                     if self.shared.table().confirmed(&name) {
-                        (self.listen)(Event::Resumed(channel));
+                        listen(Event::Resumed(channel));
                     }
                 }
                 Said::Pong => {

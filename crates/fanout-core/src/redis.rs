@@ -76,10 +76,7 @@ impl RedisConfig {
         config.version = RespVersion::RESP3;
         config.fail_fast = false;
         if !(1..=MAX_PARTITIONS).contains(&self.partitions) {
-            return Err(ConfigError(format!(
-                "redis.partitions = {}: must be 1 to {MAX_PARTITIONS}",
-                self.partitions
-            )));
+            return Err(ConfigError(format!("redis.partitions = {}: must be 1 to {MAX_PARTITIONS}", self.partitions)));
         }
         Ok(config)
     }
@@ -157,6 +154,17 @@ impl From<Error> for RedisError {
     }
 }
 
+/// Why a process may not take part in a deployment.
+#[derive(Debug, thiserror::Error)]
+pub enum DeploymentError {
+    /// It is configured differently.
+    #[error(transparent)]
+    Differs(ConfigError),
+    /// Redis could not be asked.
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+}
+
 /// A client for commands. It reconnects for ever and shares one connection among its clones.
 #[derive(Debug, Clone)]
 pub struct Redis {
@@ -176,6 +184,14 @@ impl Redis {
         Ok(Self { client, config: config.clone(), partitions: Partitions::new(config.partitions) })
     }
 
+    /// Checks a configuration without connecting.
+    ///
+    /// # Errors
+    /// A configuration that cannot work.
+    pub fn check(config: &RedisConfig) -> Result<(), ConfigError> {
+        config.server().map(drop)
+    }
+
     /// Waits until Redis answers, and compares what all processes of the deployment must agree on.
     ///
     /// The first process records it in `griot:{deployment}`.
@@ -185,10 +201,13 @@ impl Redis {
     pub async fn join_deployment(&self, shutdown: &Shutdown) -> Result<(), ConfigError> {
         let mut wait = Duration::from_millis(50);
         loop {
-            match self.record_deployment().await {
-                Ok(answer) => return answer,
-                Err(error) if !error.is_transient() => return Err(ConfigError(error.to_string())),
-                Err(error) => tracing::warn!(%error, "waiting for Redis"),
+            match self.check_deployment().await {
+                Ok(()) => return Ok(()),
+                Err(DeploymentError::Differs(error)) => return Err(error),
+                Err(DeploymentError::Redis(error)) if !error.is_transient() => {
+                    return Err(ConfigError(error.to_string()));
+                }
+                Err(DeploymentError::Redis(error)) => tracing::warn!(%error, "waiting for Redis"),
             }
             if !shutdown.pause(wait).await {
                 return Ok(());
@@ -197,19 +216,27 @@ impl Redis {
         }
     }
 
-    async fn record_deployment(&self) -> Result<Result<(), ConfigError>, RedisError> {
+    /// Compares once what all processes of the deployment must agree on; what is not recorded yet, is recorded.
+    ///
+    /// # Errors
+    /// Redis did not answer, or this process is configured differently.
+    pub async fn check_deployment(&self) -> Result<(), DeploymentError> {
         let ours = [("partitions", self.config.partitions.to_string()), ("fence", self.config.fence.to_string())];
         for (field, value) in ours {
-            let _: bool = self.client.hsetnx(DEPLOYMENT, field, value.as_str()).await?;
-            let recorded: String = self.client.hget(DEPLOYMENT, field).await?;
+            let recorded: Result<String, Error> = async {
+                let _: bool = self.client.hsetnx(DEPLOYMENT, field, value.as_str()).await?;
+                self.client.hget(DEPLOYMENT, field).await
+            }
+            .await;
+            let recorded = recorded.map_err(RedisError::from)?;
             if recorded != value {
-                return Ok(Err(ConfigError(format!(
+                return Err(DeploymentError::Differs(ConfigError(format!(
                     "redis.{field} = {value} here, but this deployment runs with {recorded} (recorded in {DEPLOYMENT}): \
                      set {field} = {recorded} in [redis], or stop every worker and delete that key"
                 ))));
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Asks for an answer.

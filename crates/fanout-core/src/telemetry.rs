@@ -119,7 +119,9 @@ mod tests {
         seconds.observe(std::time::Duration::from_secs(60));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
-        for line in ["le=\"0.0025\"} 0", "le=\"0.005\"} 1", "le=\"10.0\"} 1", "le=\"+Inf\"} 2", "griot_lag_seconds_count 2"] {
+        for line in
+            ["le=\"0.0025\"} 0", "le=\"0.005\"} 1", "le=\"10.0\"} 1", "le=\"+Inf\"} 2", "griot_lag_seconds_count 2"]
+        {
             assert!(text.contains(line), "{line} in\n{text}");
         }
     }

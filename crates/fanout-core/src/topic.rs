@@ -83,9 +83,9 @@ impl Topics {
     pub fn new(configured: Option<BTreeMap<String, Topic>>, default: Option<Topic>) -> Result<Self, String> {
         let by_name = configured.unwrap_or_else(Self::built_in);
         match by_name.keys().find(|name| !is_topic_name(name)) {
-            Some(name) => Err(format!(
-                "[topics.{name:?}]: a topic's name is 1 to 64 of the characters A-Z a-z 0-9 `_` `.` `-`"
-            )),
+            Some(name) => {
+                Err(format!("[topics.{name:?}]: a topic's name is 1 to 64 of the characters A-Z a-z 0-9 `_` `.` `-`"))
+            }
             None => Ok(Self { by_name, default }),
         }
     }

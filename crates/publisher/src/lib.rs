@@ -1,1 +1,108 @@
-//! HTTP API and command line by which backends in any language publish.
+//! The publisher: an HTTP API for backends in any language. From Rust, use [`fanout_core::Publisher`] itself.
+
+pub mod api;
+pub mod config;
+mod server;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanout_core::admin::{self, Health};
+use fanout_core::config::{ConfigError, secret};
+use fanout_core::{Publisher, Redis, Shutdown, Topics, telemetry};
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+
+pub use self::config::{Config, PublisherConfig};
+
+/// How often Redis is looked at.
+const WATCH: Duration = Duration::from_millis(500);
+
+/// A publisher whose addresses are bound.
+pub struct Server {
+    backends: TcpListener,
+    operators: TcpListener,
+    config: Config,
+    key: SecretString,
+    topics: Topics,
+}
+
+impl Server {
+    /// Checks the configuration and binds both addresses.
+    ///
+    /// # Errors
+    /// A configuration that cannot work, or an address that cannot be had.
+    pub async fn bind(config: Config) -> Result<Self, ConfigError> {
+        let (key, topics) = check(&config)?;
+        let own = &config.publisher;
+        let backends = admin::bind("publisher.listen", own.listen).await?;
+        let operators = admin::bind("publisher.admin_listen", own.admin_listen).await?;
+        Ok(Self { backends, operators, config, key, topics })
+    }
+
+    /// Where backends call.
+    ///
+    /// # Errors
+    /// When the socket has no address any more.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.backends.local_addr()
+    }
+
+    /// Where operators look.
+    ///
+    /// # Errors
+    /// When the socket has no address any more.
+    pub fn admin_addr(&self) -> std::io::Result<SocketAddr> {
+        self.operators.local_addr()
+    }
+
+    /// Serves until the ending is asked for.
+    ///
+    /// # Errors
+    /// Redis holds records of a deployment that is configured differently.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), ConfigError> {
+        let mut registry = telemetry::registry();
+        let metrics = server::Metrics::register(&mut registry);
+        let health = Health::new(&["redis"]);
+        let redis = Redis::connect(&self.config.redis)?;
+        shutdown.spawn(admin::serve(self.operators, health.clone(), Arc::new(registry), shutdown.clone()));
+        redis.join_deployment(&shutdown).await?;
+        shutdown.spawn(watch(redis.clone(), health, shutdown.clone()));
+        fanout_core::ready("serving");
+        let publisher = Publisher::new(redis, self.topics);
+        server::serve(self.backends, publisher, self.key, self.config.publisher, metrics, shutdown)
+            .await
+            .map_err(|error| ConfigError(format!("the API's listener ended: {error}")))
+    }
+}
+
+/// Checks everything about a configuration that can be known without listening or connecting.
+///
+/// # Errors
+/// A sentence that names the field and says what to do.
+pub fn check(config: &Config) -> Result<(SecretString, Topics), ConfigError> {
+    Redis::check(&config.redis)?;
+    let topics = Topics::new(config.topics.clone(), config.default_topic.clone()).map_err(ConfigError)?;
+    let own = &config.publisher;
+    let key = secret("publisher.api_key", own.api_key.as_ref(), own.api_key_file.as_ref())?.ok_or_else(|| {
+        ConfigError(
+            "no API key: give the one that your backends send as X-API-Key, as api_key_file in [publisher] or in the \
+             environment as GRIOT_PUBLISHER__API_KEY (make one with `openssl rand -hex 32`)"
+                .into(),
+        )
+    })?;
+    Ok((key, topics))
+}
+
+async fn watch(redis: Redis, health: Health, shutdown: Shutdown) {
+    loop {
+        match redis.ping().await {
+            Ok(()) => health.up("redis"),
+            Err(error) => health.down("redis", error.to_string()),
+        }
+        if !shutdown.pause(WATCH).await {
+            return;
+        }
+    }
+}

@@ -1,1 +1,134 @@
-//! Holds the browsers' sockets and fans Redis out to them.
+//! The subscriber-bridge: holds the browsers' sockets and fans Redis out to them.
+//!
+//! What arrives at the [link](fanout_core::link) goes through the hub to the outboxes. It knows nothing of PostgreSQL.
+
+pub mod codes;
+pub mod config;
+mod connection;
+mod frame;
+mod hub;
+mod listen;
+mod metrics;
+mod outbox;
+pub mod protocol;
+mod raw;
+mod server;
+pub mod session;
+mod subscription;
+pub mod token;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use fanout_core::admin::{self, Health};
+use fanout_core::config::{ConfigError, secret};
+use fanout_core::link::Link;
+use fanout_core::{Redis, Shutdown, Topics, telemetry};
+use tokio::net::TcpListener;
+
+pub use self::config::{BridgeConfig, Config};
+use self::hub::Hub;
+use self::listen::Listener;
+use self::metrics::Metrics;
+use self::session::Rules;
+use self::token::Tokens;
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub(crate) config: BridgeConfig,
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) redis: Redis,
+    pub(crate) metrics: Metrics,
+}
+
+/// A bridge whose addresses are bound.
+pub struct Bridge {
+    browsers: TcpListener,
+    operators: TcpListener,
+    config: Config,
+    tokens: Tokens,
+    topics: Topics,
+}
+
+impl Bridge {
+    /// Checks the configuration and binds both addresses.
+    ///
+    /// # Errors
+    /// A configuration that cannot work, or an address that cannot be had.
+    pub async fn bind(config: Config) -> Result<Self, ConfigError> {
+        let (tokens, topics) = check(&config)?;
+        let own = &config.subscriber_bridge;
+        let browsers = admin::bind("subscriber_bridge.listen", own.listen).await?;
+        let operators = admin::bind("subscriber_bridge.admin_listen", own.admin_listen).await?;
+        Ok(Self { browsers, operators, config, tokens, topics })
+    }
+
+    /// Where browsers connect.
+    ///
+    /// # Errors
+    /// When the socket has no address any more.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.browsers.local_addr()
+    }
+
+    /// Where operators look.
+    ///
+    /// # Errors
+    /// When the socket has no address any more.
+    pub fn admin_addr(&self) -> std::io::Result<SocketAddr> {
+        self.operators.local_addr()
+    }
+
+    /// Serves until the ending is asked for.
+    ///
+    /// # Errors
+    /// Redis holds records of a deployment that is configured differently.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), ConfigError> {
+        let mut registry = telemetry::registry();
+        let metrics = Metrics::register(&mut registry);
+        let health = Health::new(&["redis", "link"]);
+        let redis = Redis::connect(&self.config.redis)?;
+        let config = self.config.subscriber_bridge;
+        let (link, connector) = Link::new(&self.config.redis)?;
+        let hub = Hub::new(link.clone(), redis.partitions().clone(), self.topics.clone(), metrics.clone());
+        let hub = Arc::new(hub);
+        let listener = Listener::new(&link, Arc::clone(&hub), &self.topics, &config, &metrics, &health);
+        let rules = Rules {
+            tokens: self.tokens,
+            topics: self.topics,
+            max_channels: config.max_channels,
+            ping_seconds: config.ping_seconds,
+        };
+        let shared = Arc::new(Shared { config, rules: Arc::new(rules), hub, redis: redis.clone(), metrics });
+        shutdown.spawn(admin::serve(self.operators, health.clone(), Arc::new(registry), shutdown.clone()));
+        redis.join_deployment(&shutdown).await?;
+        let hearing = Arc::clone(&listener);
+        shutdown.spawn(connector.run(move |event| hearing.hear(event), shutdown.clone()));
+        shutdown.spawn(Arc::clone(&listener).check_resumed(redis.clone(), link.clone(), shutdown.clone()));
+        shutdown.spawn(listener.watch(redis, link, shutdown.clone()));
+        fanout_core::ready("serving");
+        server::serve(self.browsers, shared, shutdown.clone()).await;
+        Ok(())
+    }
+}
+
+/// Checks everything about a configuration that can be known without listening or connecting.
+///
+/// # Errors
+/// A sentence that names the field and says what to do.
+pub fn check(config: &Config) -> Result<(Tokens, Topics), ConfigError> {
+    config.subscriber_bridge.check().map_err(ConfigError)?;
+    Redis::check(&config.redis)?;
+    let topics = Topics::new(config.topics.clone(), config.default_topic.clone()).map_err(ConfigError)?;
+    Ok((tokens(&config.subscriber_bridge)?, topics))
+}
+
+/// The token keys of a configuration.
+///
+/// # Errors
+/// No secret, or one that is too short; the text says how to give one.
+pub fn tokens(config: &BridgeConfig) -> Result<Tokens, ConfigError> {
+    let field = "subscriber_bridge.token_secret";
+    Tokens::new(secret(field, config.token_secret.as_ref(), config.token_secret_file.as_ref())?.as_ref())
+}

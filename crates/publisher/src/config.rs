@@ -1,0 +1,70 @@
+//! The settings of the publisher: the section `[publisher]` beside those that all workers share.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use fanout_core::config::LogConfig;
+use fanout_core::{RedisConfig, Topic};
+use secrecy::SecretString;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+/// The configuration file as the publisher reads it. Sections of other workers are permitted and not read.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where Redis is.
+    #[serde(default)]
+    pub redis: RedisConfig,
+    /// The topics, by name; the same for every worker.
+    pub topics: Option<BTreeMap<String, Topic>>,
+    /// The topic of channels whose bare name is no topic's.
+    pub default_topic: Option<Topic>,
+    /// The log.
+    #[serde(default)]
+    pub log: LogConfig,
+    /// The publisher itself.
+    #[serde(default)]
+    pub publisher: PublisherConfig,
+    #[serde(default, rename = "subscriber_bridge")]
+    _subscriber_bridge: IgnoredAny,
+    #[serde(default, rename = "invalidation_worker")]
+    _invalidation_worker: IgnoredAny,
+    #[serde(default, rename = "database")]
+    _database: IgnoredAny,
+}
+
+/// The section `[publisher]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PublisherConfig {
+    /// Where backends call the API.
+    pub listen: SocketAddr,
+    /// Where operators look: `/livez`, `/readyz`, `/metrics`. Keep it away from browsers.
+    pub admin_listen: SocketAddr,
+    /// The key that backends send as `X-API-Key`.
+    pub api_key: Option<SecretString>,
+    /// A file that holds the key.
+    pub api_key_file: Option<PathBuf>,
+    /// Most bytes of a request's body.
+    pub max_body_bytes: usize,
+    /// Most channels of one broadcast.
+    pub max_broadcast_channels: usize,
+    /// Seconds for calls under way to end at shutdown.
+    pub grace_seconds: u64,
+}
+
+impl Default for PublisherConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8001)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 9101)),
+            api_key: None,
+            api_key_file: None,
+            max_body_bytes: 1024 * 1024,
+            max_broadcast_channels: 1_000,
+            grace_seconds: 10,
+        }
+    }
+}

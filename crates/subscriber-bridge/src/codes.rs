@@ -1,0 +1,81 @@
+//! Codes of the Centrifugal client protocol: why a connection, a subscription or a command ended as it did.
+//!
+//! A client reconnects after 3000–3499 and stops after 3500–3999. Reasons are never empty and never parse as JSON,
+//! because centrifuge-js tries to.
+
+/// Why the bridge closes a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disconnect {
+    /// The code in the WebSocket close frame.
+    pub code: u16,
+    /// The text in the close frame, and the reason's label in metrics.
+    pub reason: &'static str,
+}
+
+const fn disconnect(code: u16, reason: &'static str) -> Disconnect {
+    Disconnect { code, reason }
+}
+
+/// The peer closed, or the transport failed; nothing is sent.
+pub(crate) const CLOSED: Disconnect = disconnect(3000, "connection closed");
+/// The bridge stops.
+pub(crate) const SHUTDOWN: Disconnect = disconnect(3001, "shutdown");
+/// The token expired and was not refreshed.
+pub(crate) const EXPIRED: Disconnect = disconnect(3005, "connection expired");
+/// The outbox is full: the client reads too slowly.
+pub(crate) const SLOW: Disconnect = disconnect(3008, "slow");
+/// Writing to the socket failed.
+pub(crate) const WRITE_ERROR: Disconnect = disconnect(3009, "write error");
+/// Continuity of a server-side subscription is lost: the client reconnects and recovers.
+pub(crate) const INSUFFICIENT: Disconnect = disconnect(3010, "insufficient state");
+/// No pong in time.
+pub(crate) const NO_PONG: Disconnect = disconnect(3012, "no pong");
+/// The token is not valid.
+pub(crate) const INVALID_TOKEN: Disconnect = disconnect(3500, "invalid token");
+/// The client broke the protocol.
+pub(crate) const BAD_REQUEST: Disconnect = disconnect(3501, "bad request");
+/// No connect command in time.
+pub(crate) const STALE: Disconnect = disconnect(3502, "stale");
+/// More server-side subscriptions than permitted.
+pub(crate) const CHANNEL_LIMIT: Disconnect = disconnect(3505, "channel limit");
+/// `send` has no receiver here.
+pub(crate) const NOT_AVAILABLE: Disconnect = disconnect(3508, "not available");
+/// A frame that RFC 6455 forbids.
+pub(crate) const PROTOCOL_ERROR: Disconnect = disconnect(1002, "protocol error");
+/// A binary message on a JSON connection.
+pub(crate) const UNSUPPORTED: Disconnect = disconnect(1003, "this connection speaks JSON in text messages");
+/// A text message that is not UTF-8.
+pub(crate) const NOT_UTF8: Disconnect = disconnect(1007, "a text message is not UTF-8");
+/// A message over the limit.
+pub(crate) const TOO_BIG: Disconnect = disconnect(1009, "a message is over the size limit");
+
+/// The error of a command. The client keeps its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct CommandError {
+    /// See the constants.
+    pub code: u32,
+    /// The standard text of the code.
+    pub message: &'static str,
+    /// Whether the client may simply try again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub temporary: bool,
+}
+
+const fn error(code: u32, message: &'static str) -> CommandError {
+    CommandError { code, message, temporary: false }
+}
+
+/// No topic takes the channel.
+pub(crate) const UNKNOWN_CHANNEL: CommandError = error(102, "unknown channel");
+/// The user may not do this.
+pub(crate) const PERMISSION_DENIED: CommandError = error(103, "permission denied");
+/// The connection has this channel already.
+pub(crate) const ALREADY_SUBSCRIBED: CommandError = error(105, "already subscribed");
+/// More channels than permitted.
+pub(crate) const LIMIT_EXCEEDED: CommandError = error(106, "limit exceeded");
+/// The command's content is not well-formed.
+pub(crate) const BAD_COMMAND: CommandError = error(107, "bad request");
+/// The feature is off.
+pub(crate) const FEATURE_OFF: CommandError = error(108, "not available");
+/// The client fetches a new token and tries again.
+pub(crate) const TOKEN_EXPIRED: CommandError = error(109, "token expired");

@@ -1,0 +1,280 @@
+//! The life of one WebSocket connection: read commands, keep the outbox moving, ping, and leave nothing behind.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use fanout_core::envelope::Position;
+use fanout_core::names::Feed;
+use fanout_core::{Channel, Shutdown, Topic, position};
+use futures::StreamExt;
+use futures::future::join_all;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
+
+use crate::Shared;
+use crate::codes::{self, Disconnect};
+use crate::frame;
+use crate::hub::ConnectionId;
+use crate::outbox::Outbox;
+use crate::session::{Join, Session, Step};
+
+/// How long a subscription may wait for Redis before it is answered as unrecoverable; clients give up after 5 s.
+const JOIN_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a closing connection waits for what is under way and for the client's own close.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// Seconds that an expired connection is given to bring a new token.
+const EXPIRED_GRACE: u64 = 25;
+/// Bytes that a connection reads at once, allocated per connection.
+const READ_BUFFER: usize = 4 * 1024;
+
+/// A connection and what it needs.
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    id: ConnectionId,
+    session: Session,
+    outbox: Arc<Outbox>,
+    socket: WebSocketStream<Half>,
+    /// When the next ping goes out, or the pong to the last one is due, or the first command.
+    timer: Instant,
+}
+
+impl Connection {
+    /// A connection whose handshake is done; `early` was read behind it.
+    pub(crate) async fn new(shared: Arc<Shared>, id: ConnectionId, outbox: Outbox, early: Bytes) -> Self {
+        let outbox = Arc::new(outbox);
+        let limit = shared.config.max_message_bytes;
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER)
+            .max_message_size(Some(limit))
+            .max_frame_size(Some(limit));
+        let half = Half(Arc::clone(&outbox));
+        let socket = WebSocketStream::from_partially_read(half, early.to_vec(), Role::Server, Some(config)).await;
+        let session = Session::new(Arc::clone(&shared.rules), uuid::Uuid::new_v4().to_string());
+        let timer = Instant::now() + Duration::from_secs(shared.config.stale_seconds.into());
+        Self { shared, id, session, outbox, socket, timer }
+    }
+
+    /// Lives until either side ends it.
+    pub(crate) async fn run(mut self, shutdown: Shutdown) {
+        let disconnect = self.serve(&shutdown).await;
+        let channels: Vec<_> = self.session.channels().cloned().collect();
+        self.shared.hub.leave(self.id, &channels);
+        self.shared.metrics.disconnects.count(disconnect.reason);
+        tracing::debug!(
+            connection = self.id.0,
+            user = self.session.user().map(tracing::field::display),
+            code = disconnect.code,
+            disconnect.reason,
+            "connection ended"
+        );
+        self.outbox.close(disconnect);
+        if disconnect != codes::CLOSED && disconnect != codes::WRITE_ERROR {
+            self.outbox.finish(CLOSE_PATIENCE).await;
+            self.await_close().await;
+        }
+    }
+
+    /// Branches by priority: the ending, the outbox (a closed one ends the connection), the timer, the client.
+    async fn serve(&mut self, shutdown: &Shutdown) -> Disconnect {
+        let outbox = Arc::clone(&self.outbox);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.requested() => return codes::SHUTDOWN,
+                disconnect = outbox.drive() => return disconnect,
+                () = sleep_until(self.timer) => {
+                    if let Err(disconnect) = self.tick() {
+                        return disconnect;
+                    }
+                }
+                message = self.socket.next() => {
+                    if let Err(disconnect) = self.hear(message).await {
+                        return disconnect;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn hear(&mut self, message: Option<Result<Message, Error>>) -> Result<(), Disconnect> {
+        match message {
+            Some(Ok(Message::Text(text))) => self.commands(text.as_str()).await,
+            Some(Ok(Message::Binary(_))) => Err(codes::UNSUPPORTED),
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(()),
+            Some(Err(error)) => Err(wire_error(&error)),
+            Some(Ok(Message::Close(_))) | None => Err(codes::CLOSED),
+        }
+    }
+
+    /// The commands of one message, each dispatched before the next: a client sends connect and subscribe in one.
+    async fn commands(&mut self, text: &str) -> Result<(), Disconnect> {
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        for line in text.split('\n') {
+            for channel in self.outbox.take_ended() {
+                self.session.ended(&channel);
+            }
+            if self.outbox.closed().is_some() {
+                return Ok(());
+            }
+            let was_signed_in = self.session.user().is_some();
+            let step = self.session.command(line.as_bytes(), unix_now());
+            self.perform(step).await?;
+            if !was_signed_in && self.session.user().is_none() {
+                // After a failed connect the client begins anew; the rest of the message means nothing.
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn perform(&mut self, step: Step) -> Result<(), Disconnect> {
+        match step {
+            Step::Nothing => {
+                // A pong came: the next thing due is a ping.
+                self.timer = self.after(self.shared.config.ping_seconds);
+            }
+            Step::Reply(reply) => self.outbox.send(frame::text(&reply)),
+            Step::Leave(channel, reply) => {
+                self.shared.hub.leave(self.id, [&channel]);
+                self.outbox.send(frame::text(&reply));
+            }
+            Step::Disconnect(reply, disconnect) => {
+                if let Some(reply) = reply {
+                    self.outbox.send(frame::text(&reply));
+                }
+                return Err(disconnect);
+            }
+            Step::Join(join) => self.join(join).await,
+        }
+        Ok(())
+    }
+
+    /// Subscribes first, reads positions then, replies, and only after that lets publications through: what was
+    /// published meanwhile was held, so that nothing falls between and nothing overtakes the reply.
+    async fn join(&mut self, join: Join) {
+        let first = self.session.channels().next().is_none();
+        let channels = join.channels();
+        let connect = channels.iter().all(|(_, server_side)| *server_side);
+        let confirmations = self.shared.hub.join(self.id, &self.outbox, &channels);
+        let positions = timeout(JOIN_PATIENCE, self.positions(&channels, confirmations)).await;
+        let positions = positions.ok().flatten().unwrap_or_else(|| vec![None; channels.len()]);
+        let reply = self.session.joined(join, &positions, unix_now());
+        self.outbox.send(frame::text(&reply));
+        for ((channel, _), position) in channels.iter().zip(positions) {
+            self.shared.hub.activate(self.id, channel, position);
+        }
+        if connect && first {
+            let interval = Duration::from_secs(self.shared.config.ping_seconds.into());
+            // Clients that came back together must not be pinged together.
+            self.timer = Instant::now() + interval.mul_f64(0.5 + 0.5 * fastrand::f64());
+        }
+    }
+
+    async fn positions(
+        &self,
+        channels: &[(Channel, bool)],
+        confirmations: Vec<tokio::sync::oneshot::Receiver<()>>,
+    ) -> Option<Vec<Option<Position>>> {
+        join_all(confirmations).await;
+        let keeps = |channel: &Channel| self.shared.rules.topics.of(channel).is_some_and(Topic::keeps_history);
+        let mut feeds: Vec<Feed> = Vec::new();
+        for (channel, _) in channels.iter().filter(|(channel, _)| keeps(channel)) {
+            let feed = Feed::of(channel);
+            if !feeds.contains(&feed) {
+                feeds.push(feed);
+            }
+        }
+        let read = position::read(&self.shared.redis, &feeds).await;
+        let read = read.inspect_err(|error| tracing::debug!(%error, "a position could not be read")).ok()?;
+        let of = |channel: &Channel| {
+            let index = feeds.iter().position(|feed| *feed == Feed::of(channel))?;
+            keeps(channel).then(|| read[index].of(channel.topic()))
+        };
+        Some(channels.iter().map(|(channel, _)| of(channel)).collect())
+    }
+
+    /// The timer has run out.
+    fn tick(&mut self) -> Result<(), Disconnect> {
+        if self.session.user().is_none() {
+            return Err(codes::STALE);
+        }
+        if self.session.expires_at().is_some_and(|at| at.saturating_add(EXPIRED_GRACE) <= unix_now()) {
+            return Err(codes::EXPIRED);
+        }
+        if self.session.awaits_pong() {
+            return Err(codes::NO_PONG);
+        }
+        self.session.ping();
+        self.outbox.send(frame::text(b"{}"));
+        self.timer = self.after(self.shared.config.pong_timeout_seconds);
+        Ok(())
+    }
+
+    fn after(&self, seconds: u32) -> Instant {
+        Instant::now() + Duration::from_secs(seconds.into())
+    }
+
+    /// After our close frame: read on until the client has closed too, so that it sees the code and not a reset.
+    async fn await_close(&mut self) {
+        let drain = async { while let Some(Ok(_)) = self.socket.next().await {} };
+        let _ = timeout(CLOSE_PATIENCE, drain).await;
+    }
+}
+
+fn wire_error(error: &Error) -> Disconnect {
+    match error {
+        Error::Capacity(_) => codes::TOO_BIG,
+        Error::Utf8(_) => codes::NOT_UTF8,
+        Error::Protocol(tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)
+        | Error::ConnectionClosed
+        | Error::AlreadyClosed
+        | Error::Io(_) => codes::CLOSED,
+        _ => codes::PROTOCOL_ERROR,
+    }
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The socket as the frame reader sees it: it reads from the stream, and what it writes by itself (pongs, the echo of a
+/// close) goes through the outbox like everything else, so that frames are never torn.
+pub(crate) struct Half(Arc<Outbox>);
+
+impl AsyncRead for Half {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        let stream = self.0.stream();
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            match stream.try_read(buf.initialize_unfilled()) {
+                Ok(read) => {
+                    buf.advance(read);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Half {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        self.0.send(Bytes::copy_from_slice(bytes));
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,48 @@
+//! What the bridge counts.
+
+use fanout_core::telemetry::ByReason;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Counters and gauges of the bridge; clones count together.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Metrics {
+    /// Open WebSocket connections.
+    pub(crate) connections: Gauge,
+    /// Feeds that the link is subscribed to.
+    pub(crate) feeds: Gauge,
+    /// Publications that came out of Redis.
+    pub(crate) received: Counter,
+    /// Publications handed to connections.
+    pub(crate) deliveries: Counter,
+    /// Connections that ended, by the reason's text.
+    pub(crate) disconnects: ByReason,
+    /// Subscribers told that continuity is lost.
+    pub(crate) told: ByReason,
+    /// Publications dropped on their way.
+    pub(crate) dropped: ByReason,
+    /// Raw publications dropped.
+    pub(crate) raw_dropped: ByReason,
+    /// Requests that did not become a WebSocket.
+    pub(crate) refused: ByReason,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let mut metrics = Self {
+            disconnects: ByReason::register(registry, "disconnects", "Connections that ended, by reason"),
+            told: ByReason::register(registry, "continuity_lost", "Subscribers told that continuity is lost, by side"),
+            dropped: ByReason::register(registry, "publications_dropped", "Publications from Redis dropped, by reason"),
+            raw_dropped: ByReason::register(registry, "raw_dropped", "Raw publications dropped, by reason"),
+            refused: ByReason::register(registry, "handshakes_refused", "Requests that became no WebSocket, by reason"),
+            ..Self::default()
+        };
+        let Self { connections, feeds, received, deliveries, .. } = &mut metrics;
+        registry.register("connections", "Open WebSocket connections", connections.clone());
+        registry.register("feeds", "Feeds the link is subscribed to", feeds.clone());
+        registry.register("publications_received", "Publications that came out of Redis", received.clone());
+        registry.register("deliveries", "Publications handed to connections", deliveries.clone());
+        metrics
+    }
+}
