@@ -1,1 +1,5 @@
-//! Every test against real servers, in one binary so that they share one set.
+//! Every promise against real servers, in one binary so that the tests share one set of them.
+
+mod connections;
+mod continuity;
+mod fence;

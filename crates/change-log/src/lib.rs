@@ -1,1 +1,25 @@
 //! The PostgreSQL side of Griot: append to the change log, read it by cursor, capture row changes by rule.
+//!
+//! An application appends in its own transaction ([`append::publish`], [`append::invalidate`],
+//! [`append::invalidate_pattern`], or the SQL functions of the same names), or lets triggers do it that
+//! [`install::apply`] creates from [`Rules`]. A worker reads what was committed through a [`Reader`] and asks the
+//! rules what a row change means ([`Rules::effects`]).
+
+pub mod append;
+pub mod cursor;
+mod digest;
+pub mod entry;
+mod error;
+pub mod install;
+mod limits;
+mod pool;
+mod reader;
+pub mod rules;
+
+pub use entry::{Body, Entry, RowChange};
+pub use error::{Error, Problem};
+pub use pool::{migrate, pool};
+pub use reader::{Page, Reader};
+pub use rules::{Effects, Rules};
+/// The pool type that this crate's functions take, so that callers need no dependency on sqlx.
+pub use sqlx::PgPool;

@@ -25,6 +25,14 @@ const NOT_YET: &[&str] = &["REDIS_CLUSTER_NODES", "REDIS_TLS_ENABLED"];
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
+/// Reads a configuration from its text alone.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|error| ConfigError(error.to_string()))
+}
+
 /// Reads `file`, lays `environment` over it and checks the result against `T`.
 ///
 /// # Errors

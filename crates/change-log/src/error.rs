@@ -1,0 +1,133 @@
+//! What can go wrong between here and PostgreSQL, and whether waiting helps.
+
+use std::fmt;
+use std::time::Duration;
+
+/// The one error of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// PostgreSQL refused a statement or could not be reached.
+    #[error("PostgreSQL: {0}")]
+    Database(#[source] sqlx::Error),
+    /// The database lacks Griot's schema or has an older one.
+    #[error("the schema griot is missing or old ({0}): run `invalidation-worker migrate`")]
+    NotMigrated(String),
+    /// A migration failed.
+    #[error("migration: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The address of the database could not be understood. The address itself is not shown: it holds the password.
+    #[error("the database address is not valid: {0}; expected postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
+    Address(String),
+    /// PostgreSQL did not answer in time.
+    #[error("PostgreSQL did not answer within {} ms: {what}", after.as_millis())]
+    Timeout {
+        /// What was asked.
+        what: &'static str,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The server is a standby. Its snapshots list no running transactions, so a cursor from there loses entries.
+    #[error("this PostgreSQL server is a standby; the change log is read on the primary only")]
+    Standby,
+    /// The saved cursor speaks of transactions that this database has not had.
+    #[error(
+        "the cursor of region {region} is ahead of the database, which was probably restored from a dump: flush the \
+         region's caches, then `delete from griot.cursor where region = '{region}'` to start at the present"
+    )]
+    CursorAhead {
+        /// Whose cursor.
+        region: String,
+    },
+    /// A region's name is not one.
+    #[error("region {0:?}: a name is 1 to 64 characters of A-Z a-z 0-9 _ -")]
+    Region(String),
+    /// Data that should become JSON would not.
+    #[error("data: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The rules are wrong, or do not fit the database.
+    #[error("{}", lines(.0))]
+    Rules(Vec<Problem>),
+}
+
+impl Error {
+    /// Whether the same call may succeed later without anybody changing a configuration: then wait and repeat.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Database(error) => database_is_transient(error),
+            Self::Migrate(sqlx::migrate::MigrateError::Execute(error)) => database_is_transient(error),
+            Self::Timeout { .. } | Self::Standby => true,
+            Self::NotMigrated(_)
+            | Self::Migrate(_)
+            | Self::Address(_)
+            | Self::CursorAhead { .. }
+            | Self::Region(_)
+            | Self::Json(_)
+            | Self::Rules(_) => false,
+        }
+    }
+
+    /// A short word for a metric's label.
+    pub fn metric_label(&self) -> &'static str {
+        match self {
+            Self::Database(sqlx::Error::Database(_)) => "refused",
+            Self::Database(_) => "connection",
+            Self::NotMigrated(_) | Self::Migrate(_) => "schema",
+            Self::Timeout { .. } => "timeout",
+            Self::Standby => "standby",
+            Self::CursorAhead { .. } => "cursor_ahead",
+            Self::Address(_) | Self::Region(_) | Self::Json(_) | Self::Rules(_) => "configuration",
+        }
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|e| e.code()).unwrap_or_default();
+        // Undefined table, column, function and schema. Statements of this crate name nothing but Griot's own.
+        if matches!(&*code, "42P01" | "42703" | "42883" | "3F000") {
+            Self::NotMigrated(error.to_string())
+        } else {
+            Self::Database(error)
+        }
+    }
+}
+
+/// Trouble on the way and refusals that pass (restart, overload, deadlock, a standby in the primary's place) are
+/// transient; a wrong password, a missing right and a value out of range are not.
+fn database_is_transient(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            let code = error.code().unwrap_or_default();
+            let class = code.get(..2).unwrap_or_default();
+            &*code == "25006" || matches!(class, "08" | "40" | "53" | "55" | "57" | "58" | "XX")
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        _ => false,
+    }
+}
+
+/// One thing that is wrong in a file of rules, with the place to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Line in the file, from 1.
+    pub line: usize,
+    /// Column in the line, from 1, in characters.
+    pub column: usize,
+    /// The sentence, naming the rule.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}, column {}: {}", self.line, self.column, self.message)
+    }
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
+}

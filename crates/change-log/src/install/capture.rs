@@ -1,0 +1,221 @@
+//! The trigger function of one table and the triggers that call it, as SQL text.
+//!
+//! Statement-level with transition tables: a statement costs one call and one insert, whatever it touches. All rules
+//! of a table share one entry per changed row.
+
+use std::collections::BTreeSet;
+
+use crate::digest::fnv1a;
+use crate::entry::Op;
+use crate::rules::{Rule, Table};
+
+use super::sql::{ident, literal};
+
+/// What the triggers of one table must log.
+#[derive(Debug)]
+pub(super) struct Capture {
+    schema: String,
+    table: String,
+    ops: BTreeSet<Op>,
+    /// Columns that templates name, logged as text.
+    text: BTreeSet<String>,
+    /// Columns that publications name, logged as JSON.
+    data: BTreeSet<String>,
+    /// Columns whose changes at least one rule asks for by name.
+    watched: BTreeSet<String>,
+    /// At least one rule asks for any change.
+    any_change: bool,
+}
+
+impl Capture {
+    /// The union of what `rules` need, all of them of `table`.
+    pub(super) fn new(table: &Table, rules: &[Rule]) -> Self {
+        let names = |columns: &mut dyn Iterator<Item = &str>| columns.map(str::to_owned).collect::<BTreeSet<_>>();
+        let updates = || rules.iter().filter(|rule| rule.on.contains(&Op::Update));
+        Self {
+            schema: table.schema.clone(),
+            table: table.name.clone(),
+            ops: rules.iter().flat_map(|rule| rule.on.iter().copied()).collect(),
+            text: names(&mut rules.iter().flat_map(Rule::text_columns).map(|(column, _)| column)),
+            data: names(&mut rules.iter().flat_map(Rule::data_columns).map(|(column, _)| column)),
+            watched: names(&mut updates().filter_map(Rule::watched_columns).flatten().map(|(column, _)| column)),
+            any_change: updates().any(|rule| rule.watched_columns().is_none()),
+        }
+    }
+
+    /// The function's name within the schema `griot`.
+    pub(super) fn function_name(&self) -> String {
+        function_name(&format!("{}.{}", self.schema, self.table))
+    }
+
+    /// The names of the triggers that the table must have.
+    pub(super) fn trigger_names(&self) -> impl Iterator<Item = &'static str> {
+        self.events().map(|event| event.trigger)
+    }
+
+    /// A digest that changes when anything of the function or the triggers does.
+    pub(super) fn definition(&self) -> String {
+        let triggers: Vec<&str> = self.trigger_names().collect();
+        format!("{:032x}", fnv1a(format!("{} {}", triggers.join(" "), self.create_function()).as_bytes()))
+    }
+
+    fn events(&self) -> impl Iterator<Item = &'static Event> {
+        EVENTS.iter().filter(|event| self.ops.contains(&event.op))
+    }
+
+    /// Creates or replaces the function. The settings make text the same whatever the writing session has set, and
+    /// the rights are its owner's: writers need none on the log.
+    pub(super) fn create_function(&self) -> String {
+        let name = ident(&self.function_name());
+        format!(
+            "create or replace function griot.{name}() returns trigger language plpgsql security definer
+             set search_path = pg_catalog, pg_temp
+             set \"TimeZone\" = 'UTC'
+             set \"DateStyle\" = 'ISO'
+             set \"IntervalStyle\" = 'postgres'
+             set extra_float_digits = 1
+             set bytea_output = 'hex'
+             as {body};
+             revoke all on function griot.{name}() from public",
+            body = literal(&self.body()),
+        )
+    }
+
+    /// Creates or replaces the triggers, and drops those that no rule needs any more. `enable always`: a session
+    /// that replays changes (`session_replication_role`) changes rows too.
+    pub(super) fn create_triggers(&self) -> impl Iterator<Item = String> {
+        let table = format!("{}.{}", ident(&self.schema), ident(&self.table));
+        EVENTS.iter().map(move |event| {
+            let Event { trigger, sql, referencing, .. } = event;
+            if self.ops.contains(&event.op) {
+                format!(
+                    "create or replace trigger {trigger} after {sql} on {table} {referencing}
+                     for each statement execute function griot.{function}();
+                     alter table {table} enable always trigger {trigger}",
+                    function = ident(&self.function_name()),
+                )
+            } else {
+                format!("drop trigger if exists {trigger} on {table}")
+            }
+        })
+    }
+
+    /// Drops the function of a table that no rule names, and with it the triggers.
+    pub(super) fn drop_function(source: &str) -> String {
+        format!("drop function if exists griot.{}() cascade", ident(&function_name(source)))
+    }
+
+    fn body(&self) -> String {
+        let source = literal(&format!("{}.{}", self.schema, self.table));
+        let text = |from: &str| self.object("to_jsonb", &self.text, from, "::text");
+        let data = |from: &str| self.object("row_to_json", &self.data, from, "");
+        format!(
+            "
+#variable_conflict use_column
+begin
+    if tg_op = 'INSERT' then
+        insert into griot.log (kind, source, op, new_row, data)
+        select 'row', {source}, 'insert', {new_text}, {new_data} from new_rows n;
+    elsif tg_op = 'DELETE' then
+        insert into griot.log (kind, source, op, old_row, data)
+        select 'row', {source}, 'delete', {old_text}, {old_data} from old_rows o;
+    elsif tg_op = 'UPDATE' then
+{update}
+    else
+        insert into griot.log (kind, source) values ('truncate', {source});
+    end if;
+    return null;
+end
+",
+            new_text = text("n"),
+            new_data = data("n"),
+            old_text = text("o"),
+            old_data = data("o"),
+            update = self.update(&source),
+        )
+    }
+
+    /// The two transition tables hold a row's old and new version at the same place, so they pair by number: a key
+    /// that changed pairs nothing. Should their lengths ever differ (a trigger of the table swallowed a row on its
+    /// way to another partition), what remains counts as deleted or inserted: no key is missed.
+    fn update(&self, source: &str) -> String {
+        let text = |from: &str| self.object("to_jsonb", &self.text, from, "::text");
+        let data = |from: &str| self.object("row_to_json", &self.data, from, "");
+        // Compared as stored (record image): json and point have no equality, and must not break a user's update.
+        let (changed, condition) = if self.watched.is_empty() {
+            ("null".to_owned(), "o.griot_row *<> n.griot_row".to_owned())
+        } else {
+            let parts = self.watched.iter().map(|column| {
+                let c = ident(column);
+                format!("case when row(o.{c})::record *<> row(n.{c})::record then {} end", literal(column))
+            });
+            let changed = format!("array_remove(array[{}], null)", parts.collect::<Vec<_>>().join(", "));
+            let side = |from: &str| {
+                let columns: Vec<_> = self.watched.iter().map(|c| format!("{from}.{}", ident(c))).collect();
+                format!("row({})::record", columns.join(", "))
+            };
+            let watched = format!("{} *<> {}", side("o"), side("n"));
+            (changed, if self.any_change { "o.griot_row *<> n.griot_row".to_owned() } else { watched })
+        };
+        let columns: BTreeSet<&String> = self.text.iter().chain(&self.data).chain(&self.watched).collect();
+        let numbered = |rows: &str| {
+            let columns: String = columns.iter().map(|c| format!(", t.{}", ident(c))).collect();
+            format!("(select row_number() over () as griot_number, row(t.*) as griot_row{columns} from {rows} t)")
+        };
+        format!(
+            "        insert into griot.log (kind, source, op, old_row, new_row, changed, data)
+        select 'row', {source},
+               case when n.griot_number is null then 'delete' when o.griot_number is null then 'insert' else 'update' end,
+               case when o.griot_number is not null then {old_text} end,
+               case when n.griot_number is not null then {new_text} end,
+               {changed},
+               case when n.griot_number is null then {old_data} else {new_data} end
+        from {old_rows} o full join {new_rows} n on n.griot_number = o.griot_number
+        where o.griot_number is null or n.griot_number is null or {condition}
+        order by coalesce(n.griot_number, o.griot_number);",
+            old_text = text("o"),
+            new_text = text("n"),
+            old_data = data("o"),
+            new_data = data("n"),
+            old_rows = numbered("old_rows"),
+            new_rows = numbered("new_rows"),
+        )
+    }
+
+    /// An object of `columns`. A row constructor and not `json_build_object`, which takes at most fifty pairs.
+    fn object(&self, function: &str, columns: &BTreeSet<String>, from: &str, cast: &str) -> String {
+        if columns.is_empty() {
+            return "null".to_owned();
+        }
+        let columns: Vec<_> = columns.iter().map(|c| format!("{from}.{c}{cast} as {c}", c = ident(c))).collect();
+        format!("(select {function}(griot_object) from (select {}) griot_object)", columns.join(", "))
+    }
+}
+
+/// A statement that fires a trigger of ours.
+struct Event {
+    op: Op,
+    trigger: &'static str,
+    sql: &'static str,
+    referencing: &'static str,
+}
+
+/// TRUNCATE goes with delete: whoever asks to hear of rows that vanish hears of both.
+const EVENTS: [Event; 4] = [
+    Event { op: Op::Insert, trigger: "griot_insert", sql: "insert", referencing: "referencing new table as new_rows" },
+    Event {
+        op: Op::Update,
+        trigger: "griot_update",
+        sql: "update",
+        referencing: "referencing old table as old_rows new table as new_rows",
+    },
+    Event { op: Op::Delete, trigger: "griot_delete", sql: "delete", referencing: "referencing old table as old_rows" },
+    Event { op: Op::Delete, trigger: "griot_truncate", sql: "truncate", referencing: "" },
+];
+
+/// A name that is legible and, for any two tables, different; PostgreSQL cuts names at 63 bytes.
+fn function_name(source: &str) -> String {
+    let legible: String = source.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(36).collect();
+    let distinct = fnv1a(source.as_bytes()) >> 64;
+    format!("capture_{legible}_{distinct:016x}")
+}

@@ -1,0 +1,133 @@
+//! Looks up what rules name in the database's catalogue, and helps with names that are not there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sqlx::PgConnection;
+
+use crate::error::{Error, Problem};
+use crate::rules::{Rule, Rules, Table};
+
+/// A table that exists.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// Its oid; sqlx's own type for it adds nothing here.
+    pub(super) relation: i64,
+    columns: Vec<String>,
+}
+
+/// Every table that `rules` name, by source.
+pub(super) async fn find(connection: &mut PgConnection, rules: &Rules) -> Result<BTreeMap<String, Found>, Error> {
+    let mut problems = Vec::new();
+    let mut found = BTreeMap::new();
+    for (table, tables_rules) in rules.tables() {
+        match look_up(connection, table).await? {
+            Ok(present) => {
+                for rule in tables_rules {
+                    problems.extend(missing_columns(rule, table, &present.columns));
+                }
+                found.insert(table.to_string(), present);
+            }
+            Err(message) => problems.extend(tables_rules.iter().map(|rule| {
+                rule.table_place.problem(format!("rule {:?}: table {table}: {message}", rule.name))
+            })),
+        }
+    }
+    if problems.is_empty() { Ok(found) } else { Err(Error::Rules(problems)) }
+}
+
+/// The table, or a sentence that says why it cannot have triggers of ours.
+async fn look_up(connection: &mut PgConnection, table: &Table) -> Result<Result<Found, String>, Error> {
+    let relation: Option<(i64, String, bool)> = sqlx::query_as(
+        "select c.oid::bigint, c.relkind::text, c.relispartition
+         from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+         where n.nspname = $1 and c.relname = $2",
+    )
+    .bind(&table.schema)
+    .bind(&table.name)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let relation = match relation {
+        None => return Ok(Err(not_there(connection, table).await?)),
+        Some((_, _, true)) => return Ok(Err("it is a partition; name the partitioned table itself".to_owned())),
+        Some((_, kind, _)) if kind != "r" && kind != "p" => {
+            return Ok(Err("it is not a table; only tables have triggers that see all changes".to_owned()));
+        }
+        Some((relation, _, _)) => relation,
+    };
+    let columns = sqlx::query_scalar(
+        "select attname::text from pg_catalog.pg_attribute
+         where attrelid = $1::bigint::oid and attnum > 0 and not attisdropped order by attnum",
+    )
+    .bind(relation)
+    .fetch_all(connection)
+    .await?;
+    Ok(Ok(Found { relation, columns }))
+}
+
+async fn not_there(connection: &mut PgConnection, table: &Table) -> Result<String, Error> {
+    let tables: Vec<String> = sqlx::query_scalar(
+        "select n.nspname || '.' || c.relname
+         from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+         where c.relkind in ('r', 'p') and not c.relispartition
+           and n.nspname not in ('pg_catalog', 'information_schema', 'griot') and n.nspname !~ '^pg_'
+         order by 1 limit 10000",
+    )
+    .fetch_all(connection)
+    .await?;
+    let hint = nearest(&table.to_string(), &tables).map(|name| format!("; is it {name}?")).unwrap_or_default();
+    Ok(format!("there is no such table{hint}"))
+}
+
+fn missing_columns(rule: &Rule, table: &Table, present: &[String]) -> Vec<Problem> {
+    let watched = rule.watched_columns().into_iter().flatten();
+    let mut told = BTreeSet::new();
+    rule.text_columns()
+        .chain(rule.data_columns())
+        .chain(watched)
+        .filter(|(column, _)| !present.iter().any(|name| name == column) && told.insert((*column).to_owned()))
+        .map(|(column, place)| {
+            let hint = nearest(column, present).map(|name| format!("; is it {name:?}?")).unwrap_or_default();
+            place.problem(format!("rule {:?}: table {table} has no column {column:?}{hint}", rule.name))
+        })
+        .collect()
+}
+
+/// The candidate that takes the fewest edits, unless that would be most of the name.
+fn nearest<'c>(name: &str, candidates: &'c [String]) -> Option<&'c str> {
+    let limit = name.chars().count().div_ceil(2);
+    candidates
+        .iter()
+        .map(|candidate| (distance(name, candidate), candidate.as_str()))
+        .min()
+        .filter(|(edits, _)| *edits <= limit)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{distance, nearest};
+
+    #[test]
+    fn the_nearest_name_is_offered_unless_it_is_far() {
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "ab"), 2);
+        let names = ["user_id", "status", "total_cents"].map(String::from);
+        assert_eq!(nearest("userid", &names), Some("user_id"));
+        assert_eq!(nearest("colour", &names), None);
+    }
+}

@@ -1,0 +1,140 @@
+//! Files of rules that are refused, each with the place and the sentence.
+
+use crate::error::Error;
+use crate::rules::Rules;
+
+/// The problems of a file, as lines of text.
+fn refused(text: &str) -> String {
+    match Rules::parse(text) {
+        Err(error @ Error::Rules(_)) => {
+            assert!(!error.is_transient(), "waiting does not mend a file");
+            error.to_string()
+        }
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+/// A rule on `public.t` with these further lines.
+fn rule(lines: &str) -> String {
+    format!("[rules.r]\ntable = \"public.t\"\n{lines}\n")
+}
+
+#[test]
+fn the_example_of_the_design_is_accepted() {
+    let rules = Rules::parse(
+        r##"
+        [rules.products]
+        table = "public.products"
+        on = ["insert", "update", "delete"]
+        keys = ["product:{id}", "product:slug:{slug}"]
+        patterns = ["search:*"]
+        columns = ["name", "price"]
+        publish = "after-sweep"
+
+        [rules.orders]
+        table = "public.orders"
+        [rules.orders.publication]
+        channel = "orders:#{user_id}"
+        data = ["id", "status", "total_cents"]
+        conflation_key = "{id}"
+        "##,
+    )
+    .expect("rules");
+    assert_eq!(rules.len(), 2);
+    assert_eq!(rules.sources().collect::<Vec<_>>(), ["public.orders", "public.products"]);
+}
+
+#[test]
+fn an_empty_file_has_no_rules() {
+    assert!(Rules::parse("# none yet\n").expect("rules").is_empty());
+}
+
+#[test]
+fn an_unknown_key_is_told_with_its_line_and_the_valid_ones() {
+    let text = refused(&rule("keyz = [\"a:{id}\"]"));
+    assert!(text.starts_with("line 3, column 1: unknown field `keyz`"), "{text}");
+    assert!(text.contains("`keys`") && text.contains("`publication`"), "{text}");
+
+    let text = refused(&rule("keys = [\"a\"]\non = [\"upsert\"]"));
+    assert!(text.starts_with("line 4, column 7: ") && text.contains("`insert`"), "{text}");
+
+    let text = refused(&rule("keys = [\"a\"]\npublish = \"later\""));
+    assert!(text.contains("`after-keys`") && text.contains("`after-sweep`"), "{text}");
+}
+
+#[test]
+fn every_problem_of_a_file_is_told_at_once() {
+    let text = refused(
+        "[rules.one]\ntable = \"products\"\nkeys = [\"{id}\"]\n\n[rules.two]\ntable = \"public.t\"\n",
+    );
+    assert_eq!(
+        text,
+        "line 3, column 9: rule \"one\": a key must begin with something before its first placeholder\n\
+         line 2, column 9: rule \"one\": table \"products\" lacks its schema; is it \"public.products\"?\n\
+         line 5, column 1: rule \"two\": it does nothing; give keys, patterns or a [publication]"
+    );
+}
+
+#[test]
+fn templates_are_checked() {
+    for (lines, sentence) in [
+        (r#"keys = ["a:{id"]"#, "a { is not closed"),
+        (r#"keys = ["a:id}"]"#, "a } stands alone"),
+        (r#"keys = ["a:{}"]"#, "names no column"),
+        (r#"keys = [""]"#, "it is empty"),
+        (r#"keys = ["{id}:a"]"#, "before its first placeholder"),
+        (r#"keys = ["griot:{id}"]"#, "Griot's own"),
+        (r#"patterns = ["*"]"#, "literal character"),
+        (r#"patterns = ["**"]"#, "literal character"),
+        (r#"patterns = ["?*"]"#, "literal character"),
+        (r#"patterns = ["[a-z]*"]"#, "literal character"),
+        (r#"patterns = ["{id}:*"]"#, "literal character"),
+        (r#"patterns = ["griot:*"]"#, "Griot's own"),
+        (r#"patterns = ["a:[{id}]"]"#, "between [ and ]"),
+        (r#"keys = ["a"]
+on = []"#, "on is empty"),
+        (r#"keys = ["a"]
+columns = []"#, "columns is empty"),
+    ] {
+        let text = refused(&rule(lines));
+        assert!(text.contains(sentence), "{lines}: {text}");
+    }
+    Rules::parse(&rule(r#"patterns = ['\*literal:*', 'a:\[{id}:*']"#)).expect("escaped wildcards are literal");
+}
+
+#[test]
+fn a_channel_has_a_fixed_topic_and_exactly_one_owner() {
+    let channel = |channel: &str| rule(&format!("[rules.r.publication]\nchannel = \"{channel}\"\ndata = [\"id\"]"));
+    for (name, sentence) in [
+        ("", "it is empty"),
+        ("{topic}:x", "begin with a topic"),
+        ("orders{id}", "topic is fixed"),
+        ("or ders", "begin with a topic"),
+        (":x", "begin with a topic"),
+        ("orders:", "nothing follows"),
+        ("orders:#", "exactly one placeholder"),
+        ("orders:#{a}{b}", "exactly one placeholder"),
+        ("orders:#{a},{b}", "exactly one placeholder"),
+        ("orders:#a{b}", "exactly one placeholder"),
+        ("orders:#4,2", "exactly one placeholder"),
+        ("orders:#a#42", "exactly one placeholder"),
+        ("orders:{a}#{b}", "printable ASCII"),
+        ("orders:{a},{b}", "printable ASCII"),
+        ("orders:a b", "printable ASCII"),
+        ("orders:\u{e9}", "printable ASCII"),
+    ] {
+        let text = refused(&channel(name));
+        assert!(text.contains(sentence), "{name}: {text}");
+    }
+    for name in ["orders", "orders:#{user_id}", "orders:#42", "orders:{room}", "orders:a:{b}:{c}", "orders:room"] {
+        Rules::parse(&channel(name)).expect(name);
+    }
+}
+
+#[test]
+fn a_publication_names_its_data() {
+    let text = refused(&rule("[rules.r.publication]\nchannel = \"orders\"\ndata = []"));
+    assert!(text.contains("line 5, column 8") && text.contains("names no column"), "{text}");
+    let text = refused(&rule("[rules.r.publication]\nchannel = \"orders\""));
+    assert!(text.contains("missing field `data`"), "{text}");
+}

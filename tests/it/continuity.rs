@@ -1,0 +1,173 @@
+//! No silent gap: what happens to subscribers when the link is cut, stalled or Redis is away.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use fanout_core::{Channel, Data, Publication, Publisher};
+use griot_tests::bridge::{LoneBridge, publisher};
+use griot_tests::client::closed;
+use griot_tests::eventually::eventually;
+use griot_tests::proxy::Proxy;
+use griot_tests::servers::Redis;
+use serde_json::json;
+
+const SOON: Duration = Duration::from_secs(15);
+
+async fn publish(publisher: &Publisher, channel: &str, json: &str) -> Result<()> {
+    publisher.publish(Publication::new(Channel::parse(channel)?, Data::parse(json.to_owned())?)).await?;
+    Ok(())
+}
+
+async fn link_is(bridge: &LoneBridge, up: bool) {
+    eventually(SOON, if up { "the bridge is ready" } else { "the bridge says that the link is missing" }, || async {
+        bridge.ready().await.is_ok_and(|(ready, words)| ready == up && (up || words.contains("link")))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cut_in_which_something_was_published_is_told_to_those_who_missed_it_and_to_nobody_else() -> Result<()> {
+    let redis = Redis::start().await?;
+    let way = Proxy::start(redis.addr()).await?;
+    let bridge = LoneBridge::start(&format!("redis://{}", way.addr()), "").await?;
+    let publisher = publisher(&redis.url())?;
+    let (missed, _) = bridge.client("42").await?;
+    let (spared, _) = bridge.client("4").await?;
+    spared.subscribe("products").await?;
+    way.cut().await;
+    link_is(&bridge, false).await;
+    publish(&publisher, "orders:#42", "1").await?;
+    publish(&publisher, "products", "1").await?;
+    way.restore().await?;
+    let end = missed.closed(SOON).await?;
+    assert_eq!((end.code, end.reason.as_str()), (3010, "insufficient state"));
+    let (_, push) = spared.next_push(SOON).await?;
+    assert_eq!(push, json!({"channel": "products", "unsubscribe": {"code": 2500, "reason": "insufficient state"}}));
+    let again = spared.recover("products", "", 0).await?;
+    assert_eq!((again["was_recovering"].as_bool(), again.get("recovered")), (Some(true), None), "{again}");
+    publish(&publisher, "products", "2").await?;
+    publish(&publisher, "orders:#4", "3").await?;
+    let first = spared.next_publication(SOON).await?;
+    let second = spared.next_publication(SOON).await?;
+    assert_eq!((first.0.as_str(), &first.1["data"]), ("products", &json!(2)));
+    assert_eq!((second.0.as_str(), &second.1["data"]), ("orders:#4", &json!(3)), "4 kept its connection");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stalled_link_is_noticed_by_the_heartbeat_and_replaced() -> Result<()> {
+    let redis = Redis::start().await?;
+    let way = Proxy::start(redis.addr()).await?;
+    let bridge = LoneBridge::start(&format!("redis://{}", way.addr()), "").await?;
+    let publisher = publisher(&redis.url())?;
+    let (client, _) = bridge.client("42").await?;
+    way.stall();
+    publish(&publisher, "orders:#42", "1").await?;
+    link_is(&bridge, false).await;
+    way.resume();
+    way.reset().await;
+    let end = client.closed(SOON).await?;
+    assert_eq!(end.code, 3010, "what was published into the stalled link was missed");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cut_in_which_nothing_was_published_is_not_told() -> Result<()> {
+    let redis = Redis::start().await?;
+    let way = Proxy::start(redis.addr()).await?;
+    let bridge = LoneBridge::start(&format!("redis://{}", way.addr()), "").await?;
+    let publisher = publisher(&redis.url())?;
+    let (client, _) = bridge.client("42").await?;
+    publish(&publisher, "orders:#42", "1").await?;
+    client.next_publication(SOON).await?;
+    for n in 2..5 {
+        way.cut().await;
+        link_is(&bridge, false).await;
+        way.restore().await?;
+        link_is(&bridge, true).await;
+        publish(&publisher, "orders:#42", &n.to_string()).await?;
+        assert_eq!(client.next_publication(SOON).await?.1["data"], json!(n));
+    }
+    assert_eq!(bridge.metric("griot_continuity_lost_total{reason=\"server-side\"}").await?, 0.0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn redis_lost_with_its_data_is_told_and_what_follows_arrives() -> Result<()> {
+    let mut redis = Redis::start().await?;
+    let bridge = LoneBridge::start(&redis.url(), "").await?;
+    let publisher = publisher(&redis.url())?;
+    let (client, _) = bridge.client("42").await?;
+    publish(&publisher, "orders:#42", "1").await?;
+    client.next_publication(SOON).await?;
+    redis.kill().await?;
+    link_is(&bridge, false).await;
+    redis.start_again().await?;
+    assert_eq!(client.closed(SOON).await?.code, 3010);
+    link_is(&bridge, true).await;
+    let (client, _) = bridge.client("42").await?;
+    eventually(SOON, "publishing works again", || async { publish(&publisher, "orders:#42", "2").await.is_ok() }).await;
+    assert_eq!(client.next_publication(SOON).await?.1["data"], json!(2));
+    Ok(())
+}
+
+#[tokio::test]
+async fn while_redis_is_away_sockets_stay_and_subscriptions_are_answered_as_unrecoverable() -> Result<()> {
+    let redis = Redis::start().await?;
+    let way = Proxy::start(redis.addr()).await?;
+    let bridge = LoneBridge::start(&format!("redis://{}", way.addr()), "").await?;
+    let (before, _) = bridge.client("4").await?;
+    way.cut().await;
+    link_is(&bridge, false).await;
+    let (words, ready) = bridge.ready().await.map(|(ready, words)| (words, ready))?;
+    ensure!(!ready && words.contains("link"), "{words}");
+    let (client, connected) = bridge.client("42").await?;
+    let orders = &connected["subs"]["orders:#42"];
+    assert!(orders.is_object() && orders.get("recoverable").is_none(), "{connected}");
+    let products = client.subscribe("products").await?;
+    assert!(products.get("recoverable").is_none(), "{products}");
+    way.restore().await?;
+    link_is(&bridge, true).await;
+    let publisher = publisher(&redis.url())?;
+    publish(&publisher, "orders:#42", "1").await?;
+    publish(&publisher, "orders:#4", "2").await?;
+    assert_eq!(client.next_publication(SOON).await?.1["data"], json!(1));
+    assert_eq!(before.next_publication(SOON).await?.1["data"], json!(2), "its socket stayed");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_that_missed_nothing_is_recovered_and_one_that_did_is_told() -> Result<()> {
+    let redis = Redis::start().await?;
+    let bridge = LoneBridge::start(&redis.url(), "").await?;
+    let publisher = publisher(&redis.url())?;
+    let (client, _) = bridge.client("42").await?;
+    let subscribed = client.subscribe("products").await?;
+    let epoch = subscribed["epoch"].as_str().expect("epoch").to_owned();
+    assert_eq!(epoch.len(), 8);
+    publish(&publisher, "products", "1").await?;
+    assert_eq!(client.next_publication(SOON).await?.1["offset"], 1);
+    client.unsubscribe("products").await?;
+    let same = client.recover("products", &epoch, 1).await?;
+    assert_eq!((&same["recovered"], &same["offset"]), (&json!(true), &json!(1)), "{same}");
+    client.unsubscribe("products").await?;
+    publish(&publisher, "products", "2").await?;
+    let behind = client.recover("products", &epoch, 1).await?;
+    assert_eq!((behind.get("recovered"), &behind["offset"]), (None, &json!(2)), "{behind}");
+    client.unsubscribe("products").await?;
+    let elsewhere = client.recover("products", "_", 2).await?;
+    assert_eq!((elsewhere.get("recovered"), &elsewhere["was_recovering"]), (None, &json!(true)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn shutdown_is_told_with_a_code_that_lets_clients_reconnect() -> Result<()> {
+    let redis = Redis::start().await?;
+    let bridge = LoneBridge::start(&redis.url(), "").await?;
+    let (client, _) = bridge.client("42").await?;
+    bridge.process.stop().await?;
+    assert_eq!(client.closed(SOON).await?.code, 3001);
+    let refused = bridge.client("42").await.err().expect("nobody listens");
+    assert!(closed(&refused).is_none());
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! The simulated shop: customers order, pay and are told, prices change. It knows PostgreSQL, the HTTP API and plain
+//! `PUBLISH`, as a real shop would, and nothing else of Griot.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use fanout_core::Shutdown;
+use fred::interfaces::PubsubInterface;
+use griot_tests::http;
+use griot_tests::stage::Stage;
+use serde_json::json;
+
+/// Who shops here: id and name.
+pub(crate) const CUSTOMERS: [(&str, &str); 6] = [
+    ("42", "Awa Diop"),
+    ("4", "Kofi Mensah"),
+    ("2", "Fatou Traoré"),
+    ("7", "Chidi Okafor"),
+    ("1e2", "Mariam Keïta"),
+    ("9007199254740993", "Kwame Boateng"),
+];
+
+const STEPS: [&str; 5] = ["placed", "paid", "packed", "shipped", "delivered"];
+
+/// Lives until the ending is asked for. A failing step is reported and the next one tried.
+pub(crate) async fn run(stage: Arc<Stage>, shutdown: Shutdown) {
+    let redis = match stage.servers.redis.client().await {
+        Ok(redis) => redis,
+        Err(error) => return eprintln!("demo: the shop has no Redis: {error:#}"),
+    };
+    let mut turn = 0_usize;
+    while shutdown.pause(Duration::from_millis(350)).await {
+        let (user, _) = CUSTOMERS[turn % CUSTOMERS.len()];
+        let step = async {
+            order(&stage, user, turn).await?;
+            match turn / CUSTOMERS.len() % 3 {
+                0 => pay(&stage, user, turn).await?,
+                1 => notify(&stage, user).await?,
+                _ => {
+                    let hello =
+                        json!({"user_id": user, "text": "A neighbour liked your last order", "at_us": now_us()});
+                    let _: i64 = redis.publish("notifications", hello.to_string()).await?;
+                }
+            }
+            if turn.is_multiple_of(5) {
+                change_price(&stage, turn).await?;
+            }
+            Ok::<(), anyhow::Error>(())
+        };
+        if let Err(error) = step.await
+            && !shutdown.is_requested()
+        {
+            eprintln!("\ndemo: the shop stumbled: {error:#}");
+        }
+        turn += 1;
+    }
+}
+
+/// A new order every few turns, and the next step of an older one.
+async fn order(stage: &Stage, user: &str, turn: usize) -> Result<()> {
+    let pool = stage.database.pool();
+    if (turn / CUSTOMERS.len()).is_multiple_of(STEPS.len()) {
+        let total = 40_000 + i64::try_from(turn * 7_919 % 300_000)?;
+        sqlx::query("insert into orders (user_id, total_cents) values ($1, $2)")
+            .bind(user)
+            .bind(total)
+            .execute(pool)
+            .await?;
+        return Ok(());
+    }
+    for pair in STEPS.windows(2) {
+        let moved = sqlx::query(
+            "update orders set status = $3
+             where id = (select id from orders where user_id = $1 and status = $2 order by id desc limit 1)",
+        )
+        .bind(user)
+        .bind(pair[0])
+        .bind(pair[1])
+        .execute(pool)
+        .await?;
+        if moved.rows_affected() > 0 {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// A payment and its message in one transaction: both or neither.
+async fn pay(stage: &Stage, user: &str, turn: usize) -> Result<()> {
+    let amount = i64::try_from(turn * 104_729 % 20_000)? - 9_500;
+    let mut transaction = stage.database.pool().begin().await?;
+    sqlx::query("update wallets set balance_cents = balance_cents + $2, version = version + 1 where user_id = $1")
+        .bind(user)
+        .bind(amount)
+        .execute(&mut *transaction)
+        .await?;
+    let text = if amount < 0 { "Your payment was taken" } else { "A refund has arrived" };
+    let data = json!({"text": text, "amount_cents": amount, "committed_at_us": now_us()});
+    change_log::append::publish(&mut *transaction, &format!("notifications:#{user}"), &data, None).await?;
+    transaction.commit().await.context("paying")
+}
+
+async fn notify(stage: &Stage, user: &str) -> Result<()> {
+    let body = json!({
+        "channel": format!("notifications:#{user}"),
+        "data": {"text": "Your parcel is around the corner", "committed_at_us": now_us()},
+    });
+    let answer =
+        http::post(stage.api_addr, "/api/publish", &[("X-API-Key", &stage.api_key)], &body.to_string()).await?;
+    ensure!(
+        answer.status == 200 && answer.body.contains("result"),
+        "the API answered {} {}",
+        answer.status,
+        answer.body
+    );
+    Ok(())
+}
+
+async fn change_price(stage: &Stage, turn: usize) -> Result<()> {
+    let change = i64::try_from(turn * 31 % 40)? * 100 - 1_900;
+    sqlx::query("update products set price_cents = greatest(100000, price_cents + $2) where id = $1")
+        .bind(if turn.is_multiple_of(2) { 1_i64 } else { 2 })
+        .bind(change)
+        .execute(stage.database.pool())
+        .await?;
+    Ok(())
+}
+
+/// Microseconds since 1970.
+pub(crate) fn now_us() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
