@@ -173,7 +173,14 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits until the bridge has ended, however.
+    /// Starts the invalidation-worker again after it was killed.
+    pub async fn revive_worker(&self) -> Result<()> {
+        let again = Launch::new("invalidation-worker").config(self.config.clone()).ready_at(self.worker_admin);
+        *self.worker.lock().await = again.start().await?;
+        Ok(())
+    }
+
+    /// Whether the bridge has ended, however.
     pub async fn bridge_ended(&self) -> bool {
         self.bridge.lock().await.has_ended()
     }

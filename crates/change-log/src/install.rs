@@ -2,6 +2,9 @@
 //!
 //! The role that applies rules must own the tables that they name (or be a superuser), and must be the role that ran
 //! the migrations or a member of it: the trigger functions run with its rights and append to the log.
+//!
+//! A trigger reads the columns that rules name, so dropping or renaming one of them makes writes to the table fail.
+//! Apply rules without the column first.
 
 mod capture;
 mod catalog;

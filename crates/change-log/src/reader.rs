@@ -4,6 +4,9 @@
 //! `cur` sees and `prev` did not, whatever their ids and however late they committed. A poll takes `cur` and the
 //! entries in one statement, so that both agree. When there are more than a page holds, the pair is frozen and read in
 //! windows of ids; only when all of it was applied does the cursor become `cur`.
+//!
+//! A frozen pair is read once per [`Pass`], because one transaction's entries may lie in different windows: its keys
+//! must all be gone before the first of its publications leaves.
 
 use std::time::Duration;
 
@@ -46,10 +49,26 @@ struct Session {
 #[derive(Debug, Clone)]
 struct Frozen {
     cur: String,
-    /// Applied up to and including this id.
-    after: i64,
+    /// Every entry of the pair has a higher id.
+    before: i64,
     /// No entry that `cur` sees has a higher id.
     upto: i64,
+    pass: Pass,
+    /// Up to and including this id, the pass is done.
+    after: i64,
+}
+
+/// Which effects of a page's entries are due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// All, in this order: delete keys, publish, sweep, publish what waited for the sweep.
+    All,
+    /// First time through a backlog: delete keys, and remember patterns.
+    Invalidate,
+    /// Second time through the same entries: publish what waits for no sweep.
+    Publish,
+    /// Third time: sweep what was remembered, then publish what waited for it.
+    AfterSweep,
 }
 
 /// Entries to apply, in order. Give the page back to [`Reader::confirm`] once all of them took effect.
@@ -59,7 +78,16 @@ pub struct Page {
     pub entries: Vec<Entry>,
     /// More is waiting: poll again at once.
     pub more: bool,
+    /// Which of their effects are due.
+    pub pass: Pass,
     session: u64,
+    next: Next,
+}
+
+/// What one read of the log gives.
+struct Window {
+    entries: Vec<Entry>,
+    pass: Pass,
     next: Next,
 }
 
@@ -83,20 +111,20 @@ impl Reader {
 
     /// The next at most `limit` entries. Until they are confirmed, another poll returns them again.
     ///
+    /// Not cancel safe: a poll that is dropped half-way leaves the reader at the saved cursor.
+    ///
     /// # Errors
     /// Any error leaves the reader at the saved cursor: entries that were confirmed but not saved come again.
     pub async fn poll(&mut self, limit: u32) -> Result<Page, Error> {
         let limit = i64::from(limit.max(1));
         let (session, mut open) = self.open().await?;
-        let (entries, next) = match &open.frozen {
+        let window = match open.frozen.clone() {
             None => open.fresh(&self.region, limit).await?,
-            Some(frozen) => {
-                let frozen = frozen.clone();
-                open.window(frozen, limit).await?
-            }
+            Some(frozen) => open.window(frozen, limit).await?,
         };
         self.session = Some(open);
-        Ok(Page { entries, more: matches!(next, Next::Frozen(_)), session, next })
+        let Window { entries, pass, next } = window;
+        Ok(Page { entries, more: matches!(next, Next::Frozen(_)), pass, session, next })
     }
 
     /// All entries of `page` took effect; the reader moves on. A page from before an error is ignored: its entries
@@ -178,7 +206,7 @@ impl Session {
     }
 
     /// Everything since the cursor, when it fits one page.
-    async fn fresh(&mut self, region: &str, limit: i64) -> Result<(Vec<Entry>, Next), Error> {
+    async fn fresh(&mut self, region: &str, limit: i64) -> Result<Window, Error> {
         // Both branches walk the index on xid in its order, which the limits make the only sensible plan: with a
         // million old entries and nothing new it is six index probes. They share no entry: a snapshot's running
         // transactions are all below its xmax.
@@ -207,7 +235,7 @@ impl Session {
         }
         let cur: String = first.try_get("snapshot")?;
         if i64::try_from(rows.len()).is_ok_and(|n| n <= limit) {
-            return Ok((entries(&rows)?, Next::Applied(cur)));
+            return Ok(Window { entries: entries(&rows)?, pass: Pass::All, next: Next::Applied(cur) });
         }
         let frozen = self.freeze(cur).await?;
         self.window(frozen, limit).await
@@ -228,11 +256,12 @@ impl Session {
         .bind(self.applied.clone())
         .bind(cur.clone());
         let (first, upto): (i64, i64) = self.call("size the backlog", async |c| bounds.fetch_one(c).await).await?;
-        Ok(Frozen { cur, after: first - 1, upto })
+        let before = first - 1;
+        Ok(Frozen { cur, before, upto, pass: Pass::Invalidate, after: before })
     }
 
     /// The next window of ids of a frozen pair. Its cost is bounded by the window, however the entries are spread.
-    async fn window(&mut self, frozen: Frozen, limit: i64) -> Result<(Vec<Entry>, Next), Error> {
+    async fn window(&mut self, frozen: Frozen, limit: i64) -> Result<Window, Error> {
         const WINDOW: &str = concat!(
             "with w as materialized (
                  select * from griot.log where id > $1 and id <= $2 order by id limit $3
@@ -258,13 +287,14 @@ impl Session {
         let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         let window_rows: i64 = first.try_get("window_rows")?;
         let reached: Option<i64> = first.try_get("reached")?;
+        let pass = frozen.pass;
         let next = match reached {
             Some(reached) if window_rows == limit && reached < frozen.upto => {
                 Next::Frozen(Frozen { after: reached, ..frozen })
             }
-            _ => Next::Applied(frozen.cur),
+            _ => frozen.next_pass(),
         };
-        Ok((entries(&rows)?, next))
+        Ok(Window { entries: entries(&rows)?, pass, next })
     }
 
     /// One call under the time limit. The caller drops the session on an error, and with it the connection, which
@@ -283,6 +313,18 @@ impl Session {
             self.connection.close_on_drop();
         }
         result
+    }
+}
+
+impl Frozen {
+    /// The pair from its beginning for the next pass; after the last one, the pair is applied.
+    fn next_pass(self) -> Next {
+        let pass = match self.pass {
+            Pass::All | Pass::AfterSweep => return Next::Applied(self.cur),
+            Pass::Invalidate => Pass::Publish,
+            Pass::Publish => Pass::AfterSweep,
+        };
+        Next::Frozen(Self { pass, after: self.before, ..self })
     }
 }
 

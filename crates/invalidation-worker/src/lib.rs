@@ -1,1 +1,136 @@
-//! Applies the change log to one region: invalidate, then publish, then move the cursor.
+//! The invalidation-worker: applies the change log to one region. Invalidate, then publish, then move the cursor.
+
+pub mod config;
+mod metrics;
+pub mod plan;
+mod sweep;
+mod worker;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use change_log::{PgPool, Reader, Rules};
+use fanout_core::admin::{self, Health};
+use fanout_core::config::{ConfigError, secret};
+use fanout_core::{Publisher, Redis, Shutdown, Topics, telemetry};
+use secrecy::ExposeSecret;
+use tokio::net::TcpListener;
+
+pub use self::config::{Config, WorkerConfig};
+use self::metrics::Metrics;
+use self::worker::Worker;
+
+/// How often Redis is looked at.
+const WATCH: Duration = Duration::from_millis(500);
+
+/// A worker whose address is bound.
+pub struct Region {
+    operators: TcpListener,
+    config: Config,
+    checked: Checked,
+}
+
+/// What a configuration says beyond its values.
+pub struct Checked {
+    /// Connections to PostgreSQL, opened when first needed.
+    pub pool: PgPool,
+    /// The rules of the configured file, or none.
+    pub rules: Rules,
+    /// The configured topics.
+    pub topics: Topics,
+}
+
+impl Region {
+    /// Checks the configuration and binds the operators' address.
+    ///
+    /// # Errors
+    /// A configuration that cannot work, or an address that cannot be had.
+    pub async fn bind(config: Config) -> Result<Self, ConfigError> {
+        let checked = check(&config)?;
+        let operators = admin::bind("invalidation_worker.admin_listen", config.invalidation_worker.admin_listen).await?;
+        Ok(Self { operators, config, checked })
+    }
+
+    /// Where operators look.
+    ///
+    /// # Errors
+    /// When the socket has no address any more.
+    pub fn admin_addr(&self) -> std::io::Result<SocketAddr> {
+        self.operators.local_addr()
+    }
+
+    /// Works until the ending is asked for.
+    ///
+    /// # Errors
+    /// Redis holds records of a deployment that is configured differently.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), ConfigError> {
+        let mut registry = telemetry::registry();
+        let metrics = Metrics::register(&mut registry);
+        let health = Health::new(&["postgresql", "redis"]);
+        let redis = Redis::connect(&self.config.redis)?;
+        shutdown.spawn(admin::serve(self.operators, health.clone(), Arc::new(registry), shutdown.clone()));
+        redis.join_deployment(&shutdown).await?;
+        shutdown.spawn(watch(redis.clone(), health.clone(), shutdown.clone()));
+        let config = self.config.invalidation_worker;
+        let reader = Reader::new(self.checked.pool, &config.region).map_err(|error| ConfigError(error.to_string()))?;
+        let publisher = Publisher::new(redis.clone(), self.checked.topics);
+        let rules = self.checked.rules;
+        fanout_core::ready("applying the change log");
+        Worker { reader, rules, redis, publisher, config, health, metrics, shutdown }.run().await;
+        Ok(())
+    }
+}
+
+/// Checks everything about a configuration that can be known without listening or connecting. Needs a runtime, because
+/// the pool of connections lives in it.
+///
+/// # Errors
+/// A sentence that names the field and says what to do.
+pub fn check(config: &Config) -> Result<Checked, ConfigError> {
+    Redis::check(&config.redis)?;
+    let topics = Topics::new(config.topics.clone(), config.default_topic.clone()).map_err(ConfigError)?;
+    let rules = match &config.invalidation_worker.rules {
+        Some(file) => rules(file)?,
+        None => Rules::default(),
+    };
+    Ok(Checked { pool: pool(config)?, rules, topics })
+}
+
+/// Reads a file of rules.
+///
+/// # Errors
+/// The file cannot be read, or every problem in it with line and column.
+pub fn rules(file: &Path) -> Result<Rules, ConfigError> {
+    let text = std::fs::read_to_string(file).map_err(|error| ConfigError(format!("{}: {error}", file.display())))?;
+    Rules::parse(&text).map_err(|error| ConfigError(format!("{}:\n{error}", file.display())))
+}
+
+/// Connections to the configured database.
+///
+/// # Errors
+/// No database is configured; the text says how to give one.
+pub fn pool(config: &Config) -> Result<PgPool, ConfigError> {
+    let database = &config.database;
+    let url = secret("database.url", database.url.as_ref(), database.url_file.as_ref())?.ok_or_else(|| {
+        ConfigError(
+            "no database: give it as url_file in [database] or in the environment as \
+             DATABASE_URL=postgres://user:password@host:port/database"
+                .into(),
+        )
+    })?;
+    change_log::pool(url.expose_secret(), "invalidation-worker").map_err(|error| ConfigError(error.to_string()))
+}
+
+async fn watch(redis: Redis, health: Health, shutdown: Shutdown) {
+    loop {
+        match redis.ping().await {
+            Ok(()) => health.up("redis"),
+            Err(error) => health.down("redis", error.to_string()),
+        }
+        if !shutdown.pause(WATCH).await {
+            return;
+        }
+    }
+}

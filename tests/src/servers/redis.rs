@@ -146,8 +146,10 @@ impl Redis {
     async fn ready(&self) -> Result<()> {
         let pid = format!("process_id:{}", self.pid());
         let answers = || async {
+            let info = self.ask("INFO").await?;
             // The process id too: another program may have taken the port since it was found free.
-            ensure!(self.ask("INFO server").await?.lines().any(|line| line == pid), "another server answers");
+            ensure!(info.lines().any(|line| line == pid), "another server answers");
+            ensure!(info.lines().any(|line| line == "loading:0"), "it reads what is on disk");
             Ok(())
         };
         self.server.ready(answers).await

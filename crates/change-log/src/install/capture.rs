@@ -107,8 +107,8 @@ impl Capture {
 
     fn body(&self) -> String {
         let source = literal(&format!("{}.{}", self.schema, self.table));
-        let text = |from: &str| self.object("to_jsonb", &self.text, from, "::text");
-        let data = |from: &str| self.object("row_to_json", &self.data, from, "");
+        let text = |from: &str| object("to_jsonb", &self.text, from, "::text");
+        let data = |from: &str| object("row_to_json", &self.data, from, "");
         format!(
             "
 #variable_conflict use_column
@@ -139,8 +139,8 @@ end
     /// that changed pairs nothing. Should their lengths ever differ (a trigger of the table swallowed a row on its
     /// way to another partition), what remains counts as deleted or inserted: no key is missed.
     fn update(&self, source: &str) -> String {
-        let text = |from: &str| self.object("to_jsonb", &self.text, from, "::text");
-        let data = |from: &str| self.object("row_to_json", &self.data, from, "");
+        let text = |from: &str| object("to_jsonb", &self.text, from, "::text");
+        let data = |from: &str| object("row_to_json", &self.data, from, "");
         // Compared as stored (record image): json and point have no equality, and must not break a user's update.
         let (changed, condition) = if self.watched.is_empty() {
             ("null".to_owned(), "o.griot_row *<> n.griot_row".to_owned())
@@ -181,15 +181,16 @@ end
             new_rows = numbered("new_rows"),
         )
     }
+}
 
-    /// An object of `columns`. A row constructor and not `json_build_object`, which takes at most fifty pairs.
-    fn object(&self, function: &str, columns: &BTreeSet<String>, from: &str, cast: &str) -> String {
-        if columns.is_empty() {
-            return "null".to_owned();
-        }
-        let columns: Vec<_> = columns.iter().map(|c| format!("{from}.{c}{cast} as {c}", c = ident(c))).collect();
-        format!("(select {function}(griot_object) from (select {}) griot_object)", columns.join(", "))
+/// An object of `columns`. A row constructor and not `json_build_object`, which takes at most fifty pairs.
+fn object(function: &str, columns: &BTreeSet<String>, from: &str, cast: &str) -> String {
+    if columns.is_empty() {
+        // Typed, for a CASE would make an untyped null text.
+        return format!("{function}(null::record)");
     }
+    let columns: Vec<_> = columns.iter().map(|c| format!("{from}.{c}{cast} as {c}", c = ident(c))).collect();
+    format!("(select {function}(griot_object) from (select {}) griot_object)", columns.join(", "))
 }
 
 /// A statement that fires a trigger of ours.

@@ -69,6 +69,8 @@ pub(super) fn parse(text: &str) -> Result<Rules, Vec<Problem>> {
     for rules in tables.values_mut() {
         mask_ids(rules);
     }
+    // In the order of the file, for rules were read in the order of their names.
+    reading.problems.sort_by_key(|problem| (problem.line, problem.column));
     if reading.problems.is_empty() { Ok(Rules { tables }) } else { Err(reading.problems) }
 }
 

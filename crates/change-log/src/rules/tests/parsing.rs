@@ -69,8 +69,8 @@ fn every_problem_of_a_file_is_told_at_once() {
     );
     assert_eq!(
         text,
-        "line 3, column 9: rule \"one\": a key must begin with something before its first placeholder\n\
-         line 2, column 9: rule \"one\": table \"products\" lacks its schema; is it \"public.products\"?\n\
+        "line 2, column 9: rule \"one\": table \"products\" lacks its schema; is it \"public.products\"?\n\
+         line 3, column 9: rule \"one\": a key must begin with something before its first placeholder\n\
          line 5, column 1: rule \"two\": it does nothing; give keys, patterns or a [publication]"
     );
 }

@@ -1,0 +1,61 @@
+//! Commands that end by themselves.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use change_log::{cursor, install};
+use invalidation_worker::Config;
+
+pub(crate) fn check_config(config: &Config) -> Result<()> {
+    invalidation_worker::check(config)?;
+    println!("the configuration is valid");
+    Ok(())
+}
+
+pub(crate) async fn migrate(config: &Config) -> Result<()> {
+    change_log::migrate(&invalidation_worker::pool(config)?).await?;
+    println!("the schema griot is up to date");
+    Ok(())
+}
+
+pub(crate) async fn check(config: &Config, file: &Path) -> Result<()> {
+    let rules = invalidation_worker::rules(file)?;
+    let configured = config.database.url.is_some() || config.database.url_file.is_some();
+    if configured {
+        install::check(&invalidation_worker::pool(config)?, &rules).await?;
+        println!("{}: {} rules, all tables and columns are there", file.display(), rules.len());
+    } else {
+        println!("{}: {} rules; no database is configured, so tables were not looked at", file.display(), rules.len());
+    }
+    Ok(())
+}
+
+pub(crate) async fn apply(config: &Config, file: &Path, lock_timeout: Duration) -> Result<()> {
+    let rules = invalidation_worker::rules(file)?;
+    for (table, outcome) in install::apply(&invalidation_worker::pool(config)?, &rules, lock_timeout).await? {
+        println!("{table}: {}", format!("{outcome:?}").to_lowercase());
+    }
+    Ok(())
+}
+
+pub(crate) async fn status(config: &Config) -> Result<()> {
+    let pool = invalidation_worker::pool(config)?;
+    let regions = cursor::status(&pool).await?;
+    if regions.is_empty() {
+        println!("no region has a cursor yet: start an invalidation-worker");
+    }
+    for region in regions {
+        let oldest = region.oldest_pending.map_or_else(String::new, |age| format!(", the oldest {age:.1?} old"));
+        println!(
+            "region {}: {} entries to apply{oldest}; cursor saved {:.1?} ago",
+            region.region, region.pending, region.saved_ago
+        );
+    }
+    if let Some(file) = &config.invalidation_worker.rules {
+        for (table, state) in install::compare(&pool, &invalidation_worker::rules(file)?).await? {
+            println!("triggers of {table}: {}", format!("{state:?}").to_lowercase());
+        }
+    }
+    Ok(())
+}

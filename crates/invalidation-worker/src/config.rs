@@ -1,0 +1,78 @@
+//! The settings of the invalidation-worker: the section `[invalidation_worker]` beside those that all workers share.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use fanout_core::config::LogConfig;
+use fanout_core::{RedisConfig, Topic};
+use secrecy::SecretString;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+/// The configuration file as the worker reads it. Sections of other workers are permitted and not read.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where Redis is.
+    #[serde(default)]
+    pub redis: RedisConfig,
+    /// Where PostgreSQL is.
+    #[serde(default)]
+    pub database: DatabaseConfig,
+    /// The topics, by name; the same for every worker.
+    pub topics: Option<BTreeMap<String, Topic>>,
+    /// The topic of channels whose bare name is no topic's.
+    pub default_topic: Option<Topic>,
+    /// The log.
+    #[serde(default)]
+    pub log: LogConfig,
+    /// The worker itself.
+    #[serde(default)]
+    pub invalidation_worker: WorkerConfig,
+    #[serde(default, rename = "subscriber_bridge")]
+    _subscriber_bridge: IgnoredAny,
+    #[serde(default, rename = "publisher")]
+    _publisher: IgnoredAny,
+}
+
+/// The section `[database]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DatabaseConfig {
+    /// `postgres://user:password@host:port/database`; the environment's `DATABASE_URL`.
+    pub url: Option<SecretString>,
+    /// A file that holds the URL, because it holds the password.
+    pub url_file: Option<PathBuf>,
+}
+
+/// The section `[invalidation_worker]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkerConfig {
+    /// Where operators look: `/livez`, `/readyz`, `/metrics`. Keep it away from browsers.
+    pub admin_listen: SocketAddr,
+    /// The region whose Redis this worker serves. Each region has a cursor of its own.
+    pub region: String,
+    /// The file of rules; without one, only what applications append by hand takes effect.
+    pub rules: Option<PathBuf>,
+    /// Most entries that are applied at once.
+    pub page_entries: u32,
+    /// Keys that one step of a sweep looks at. More is faster, and holds Redis longer: about 2 µs each.
+    pub sweep_count: u32,
+    /// Seconds for what is under way to end at shutdown.
+    pub grace_seconds: u64,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 9102)),
+            region: "local".into(),
+            rules: None,
+            page_entries: 1_000,
+            sweep_count: 500,
+            grace_seconds: 10,
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What the worker counts.
+
+use fanout_core::telemetry::{ByReason, Seconds};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+
+/// Counters and histograms of the worker.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    /// Entries applied, by kind.
+    pub(crate) entries: ByReason,
+    /// Exact keys that existed and were deleted.
+    pub(crate) keys: Counter,
+    /// Keys that sweeps removed.
+    pub(crate) swept: Counter,
+    /// Publications confirmed by Redis.
+    pub(crate) publications: Counter,
+    /// Publications that had been published before, by this worker before it was restarted.
+    pub(crate) repeated: Counter,
+    /// Parts of entries that could not take effect, by reason.
+    pub(crate) poison: ByReason,
+    /// Failed attempts, by dependency.
+    pub(crate) errors: ByReason,
+    /// From the writing of an entry until all of its page took effect.
+    pub(crate) lag: Seconds,
+    /// How long a sweep took.
+    pub(crate) sweep: Seconds,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            entries: ByReason::register(registry, "entries_applied", "Entries of the change log applied, by kind"),
+            keys: Counter::default(),
+            swept: Counter::default(),
+            publications: Counter::default(),
+            repeated: Counter::default(),
+            poison: ByReason::register(registry, "poison", "Parts of entries that could not take effect, by reason"),
+            errors: ByReason::register(registry, "worker_errors", "Failed attempts, by dependency"),
+            lag: Seconds::register(registry, "apply_lag_seconds", "From the writing of an entry until it took effect"),
+            sweep: Seconds::register(registry, "sweep_seconds", "Duration of sweeps"),
+        };
+        registry.register("keys_deleted", "Exact keys deleted", metrics.keys.clone());
+        registry.register("keys_swept", "Keys that sweeps removed", metrics.swept.clone());
+        registry.register("log_publications", "Publications of the change log", metrics.publications.clone());
+        registry.register("log_publications_repeated", "Of these, published before", metrics.repeated.clone());
+        metrics
+    }
+}

@@ -1,0 +1,25 @@
+//! Sweeps: every key that matches a pattern, by SCAN and UNLINK, never KEYS.
+
+use fanout_core::{Redis, RedisError};
+
+/// What begins a name of Griot's own: positions and histories must survive a pattern such as `g*`.
+const OWN: &str = "griot:";
+
+/// Removes every key that matches `pattern` and was there when the pass began; returns how many. Each step looks at
+/// about `count` keys, so that other clients get their turn between steps.
+///
+/// # Errors
+/// As any command. A pass that failed counts for nothing: cursors do not survive a lost connection.
+pub(crate) async fn sweep(redis: &Redis, pattern: &str, count: u32) -> Result<u64, RedisError> {
+    let mut cursor = "0".to_owned();
+    let mut removed = 0;
+    loop {
+        let (next, mut keys) = redis.scan(&cursor, pattern, count).await?;
+        keys.retain(|key| !key.starts_with(OWN));
+        removed += redis.unlink(&keys).await?;
+        if next == "0" {
+            return Ok(removed);
+        }
+        cursor = next;
+    }
+}
