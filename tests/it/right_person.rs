@@ -58,7 +58,7 @@ fn users() -> Vec<String> {
         "4", "2", "42", "24", "04", "1e2", "100", "1E2", "9007199254740993", "9007199254740992", "-4", "a", "A", "a:42",
         "*", "orders:42", "{42}", "null", "true", "42]",
     ];
-    alike.into_iter().map(str::to_owned).chain((alike.len()..USERS).map(|n| n.to_string())).collect()
+    alike.into_iter().map(str::to_owned).chain((alike.len()..USERS).map(|n| (1_000 + n).to_string())).collect()
 }
 
 async fn stage() -> Result<Stage> {

@@ -83,6 +83,9 @@ impl RedisConfig {
 
     fn client(&self) -> Result<Client, ConfigError> {
         let timeout = Duration::from_millis(self.command_timeout_ms.max(1));
+        // For ever, from 5 ms to 2 s. fred waits before its first attempt too, which a command line would feel.
+        let mut reconnect = ReconnectPolicy::new_exponential(0, 5, 2_000, 2);
+        reconnect.set_jitter(10);
         Builder::from_config(self.server()?)
             .with_connection_config(|connection| {
                 connection.connection_timeout = Duration::from_secs(3);
@@ -103,7 +106,7 @@ impl RedisConfig {
                     vec![ReconnectError::ReadOnly, ReconnectError::Loading, ReconnectError::MasterDown];
             })
             .with_performance_config(|performance| performance.default_command_timeout = timeout)
-            .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2))
+            .set_policy(reconnect)
             .build()
             .map_err(|error| ConfigError(format!("redis: {}", error.details())))
     }

@@ -1,0 +1,50 @@
+set positional-arguments
+
+workers := "-p publisher -p subscriber-bridge -p invalidation-worker -p griot-tests"
+
+# List the recipes.
+default:
+    @just --list
+
+# A shop on private servers, in your browser; `--check` compares what arrives with what was sent, `--help` tells more.
+demo *ARGS: build
+    @{{ if ARGS =~ '--(check|help)|^(watch|help)' { "true" } else { "just web" } }}
+    cargo run --quiet -p griot-tests --bin demo -- "$@"
+
+# Print what a user of the running demo receives.
+watch USER="42": build
+    cargo run --quiet -p griot-tests --bin demo -- watch --user "$1"
+
+# Everything that CI runs.
+test: lint build
+    cargo test --workspace --doc
+    cargo test --workspace --lib --bins --tests
+    @just browser
+
+# Formatting, lints, licences, who may name which library, documentation.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo deny --log-level error check bans licenses sources
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Format the code.
+fmt:
+    cargo fmt --all
+
+# The binaries that the demo and the tests start.
+[private]
+build:
+    cargo build {{ workers }} --bins
+
+# The pages, into web/dist.
+[private]
+web:
+    @test web/node_modules/.package-lock.json -nt web/package-lock.json || npm --prefix web ci --no-audit --no-fund
+    npm --prefix web run build
+
+# The storefront in a real browser, as two users.
+[private]
+browser: build web
+    @test tests/browser/node_modules/.package-lock.json -nt tests/browser/package-lock.json || npm --prefix tests/browser ci --no-audit --no-fund
+    npm --prefix tests/browser test
