@@ -1,25 +1,24 @@
 set positional-arguments
 
-workers := "-p publisher -p subscriber-bridge -p invalidation-worker -p griot-tests"
 
 # List the recipes.
 default:
-    @just --list
+    @{{ just_executable() }} --list
 
 # A shop on private servers, in your browser; `--check` compares what arrives with what was sent, `--help` tells more.
 demo *ARGS: build
-    @{{ if ARGS =~ '--(check|help)|^(watch|help)' { "true" } else { "just web" } }}
-    cargo run --quiet -p griot-tests --bin demo -- "$@"
+    @{{ if ARGS =~ '--(check|help)|^(watch|help)' { "true" } else { just_executable() + " web" } }}
+    cargo run --quiet --bin demo -- "$@"
 
 # Print what a user of the running demo receives.
 watch USER="42": build
-    cargo run --quiet -p griot-tests --bin demo -- watch --user "$1"
+    cargo run --quiet --bin demo -- watch --user "$1"
 
 # Everything that CI runs.
 test: lint build
     cargo test --workspace --doc
     cargo test --workspace --lib --bins --tests
-    @just browser
+    @{{ just_executable() }} browser
 
 # Formatting, lints, licences, who may name which library, documentation.
 lint:
@@ -35,7 +34,7 @@ fmt:
 # The binaries that the demo and the tests start.
 [private]
 build:
-    cargo build {{ workers }} --bins
+    cargo build --workspace --bins
 
 # The pages, into web/dist.
 [private]

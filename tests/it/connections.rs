@@ -132,6 +132,7 @@ async fn what_breaks_the_protocol_ends_the_connection_with_a_code() -> Result<()
         (vec!["garbage".to_owned()], 3501),
         (vec![json!({"id": 1, "subscribe": {"channel": "products"}}).to_string()], 3501),
         (vec![String::new()], 3501),
+        (vec![signed_in.clone(), "[2]".into()], 3501),
         (vec![signed_in.clone(), "{}\n\n{}".into()], 3501),
         (vec![signed_in.clone(), signed_in.clone()], 3501),
         (vec![signed_in.clone(), json!({"id": 2}).to_string()], 3501),

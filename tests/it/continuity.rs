@@ -167,7 +167,7 @@ async fn shutdown_is_told_with_a_code_that_lets_clients_reconnect() -> Result<()
     let (client, _) = bridge.client("42").await?;
     bridge.process.stop().await?;
     assert_eq!(client.closed(SOON).await?.code, 3001);
-    let refused = bridge.client("42").await.err().expect("nobody listens");
+    let refused = bridge.client("42").await.expect_err("nobody listens");
     assert!(closed(&refused).is_none());
     Ok(())
 }

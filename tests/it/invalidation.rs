@@ -80,7 +80,11 @@ async fn each_part(redis: &fred::clients::Client, script: &str, prefix: &str, up
 async fn a_push_after_the_sweep_comes_when_the_last_matching_key_is_gone_and_others_stay() -> Result<()> {
     const UNRELATED: u32 = 1_000_000;
     const MATCHING: u32 = 10_000;
-    let script = Script { schema: format!("{SCHEMA}{CATALOGUE}"), rules: format!("{RULES}{CATALOGUE_RULES}"), ..Script::default() };
+    let script = Script {
+        schema: format!("{SCHEMA}{CATALOGUE}"),
+        rules: format!("{RULES}{CATALOGUE_RULES}"),
+        ..Script::default()
+    };
     let stage = Stage::start(script).await?;
     let redis = stage.servers.redis.client().await?;
     let (client, _) = Client::connect(&stage.socket(), &stage.token("42")).await?;
@@ -146,6 +150,27 @@ async fn what_was_committed_while_the_worker_was_dead_arrives_after_its_restart_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_keys_of_a_transaction_larger_than_a_page_are_gone_before_its_first_publication_leaves() -> Result<()> {
+    let stage = Stage::start(Script::default()).await?;
+    let redis = stage.servers.redis.client().await?;
+    let (client, _) = Client::connect(&stage.socket(), &stage.token("42")).await?;
+    stage.worker().await.kill().await?;
+    let _: () = redis.set("big:last", "before", None, None, false).await?;
+    let mut transaction = stage.database.pool().begin().await?;
+    change_log::append::publish(&mut *transaction, "orders:#42", &json!({"n": 1}), None).await?;
+    sqlx::query("select griot.invalidate('big:' || n) from generate_series(1, 2500) n")
+        .execute(&mut *transaction)
+        .await?;
+    change_log::append::invalidate(&mut *transaction, "big:last").await?;
+    transaction.commit().await?;
+    stage.revive_worker().await?;
+    hear(&client, 1).await?;
+    let left: i64 = redis.exists("big:last").await?;
+    assert_eq!(left, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_redis_is_away_the_worker_waits_and_nothing_committed_is_lost() -> Result<()> {
     let mut stage = Stage::start(Script::default()).await?;
     stage.servers.redis.kill().await?;
@@ -200,7 +225,10 @@ async fn what_rolls_back_takes_no_effect_and_by_hand_works_like_by_rule() -> Res
     hear(&client, 2).await?;
     let gone: i64 = redis.exists("mine:1").await?;
     assert_eq!(gone, 0, "the key goes before the push");
-    eventually(SOON, "the pattern is swept", || async { redis.exists("mine:[x]").await.is_ok_and(|left: i64| left == 0) }).await;
+    eventually(SOON, "the pattern is swept", || async {
+        redis.exists("mine:[x]").await.is_ok_and(|left: i64| left == 0)
+    })
+    .await;
     let left: i64 = redis.exists(vec!["mine:2", "yours:1"]).await?;
     assert_eq!(left, 2);
     Ok(())

@@ -1,8 +1,11 @@
 //! Every promise against real servers, in one binary so that the tests share one set of them.
 
+mod api;
 mod change_log;
 mod connections;
 mod continuity;
+mod demo;
 mod fence;
 mod invalidation;
+mod readme;
 mod right_person;

@@ -55,14 +55,33 @@ const NOBODY: [&str; 6] = ["", "4,2", "a#42", "#42", "4 2", "42\n"];
 
 fn users() -> Vec<String> {
     let alike = [
-        "4", "2", "42", "24", "04", "1e2", "100", "1E2", "9007199254740993", "9007199254740992", "-4", "a", "A", "a:42",
-        "*", "orders:42", "{42}", "null", "true", "42]",
+        "4",
+        "2",
+        "42",
+        "24",
+        "04",
+        "1e2",
+        "100",
+        "1E2",
+        "9007199254740993",
+        "9007199254740992",
+        "-4",
+        "a",
+        "A",
+        "a:42",
+        "*",
+        "orders:42",
+        "{42}",
+        "null",
+        "true",
+        "42]",
     ];
     alike.into_iter().map(str::to_owned).chain((alike.len()..USERS).map(|n| (1_000 + n).to_string())).collect()
 }
 
 async fn stage() -> Result<Stage> {
-    let script = Script { schema: format!("{SCHEMA}{LETTERS}"), rules: format!("{RULES}{LETTER_RULES}"), ..Script::default() };
+    let script =
+        Script { schema: format!("{SCHEMA}{LETTERS}"), rules: format!("{RULES}{LETTER_RULES}"), ..Script::default() };
     Stage::start(script).await
 }
 
@@ -182,10 +201,14 @@ async fn to_nobody(stage: &Stage) -> Result<()> {
         let answer = call_api(stage, &format!("orders:#{user}"), &json!({"to": "nobody"})).await?;
         ensure!(answer["error"]["code"] == 107, "{user:?}: {answer}");
         let channel = format!("orders:#{user}");
-        let refused = change_log::append::publish(stage.database.pool(), &channel, &json!({"to": "nobody"}), None).await;
+        let refused =
+            change_log::append::publish(stage.database.pool(), &channel, &json!({"to": "nobody"}), None).await;
         let words = refused.err().with_context(|| format!("SQL took {channel:?}"))?.to_string();
         ensure!(words.contains("user id"), "{words}");
-        sqlx::query("insert into letters (user_id, \"to\") values ($1, 'nobody')").bind(user).execute(stage.database.pool()).await?;
+        sqlx::query("insert into letters (user_id, \"to\") values ($1, 'nobody')")
+            .bind(user)
+            .execute(stage.database.pool())
+            .await?;
     }
     for owner in ["null", "1e2", "4.0", "[42]", "{\"id\":42}", "99999999999999999999"] {
         let _: i64 = redis.publish("orders", format!("{{\"user_id\":{owner},\"to\":\"nobody\"}}")).await?;

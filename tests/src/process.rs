@@ -13,8 +13,7 @@ use tokio::time::{interval, timeout};
 
 use crate::{
     http,
-    servers::temporary_folder,
-    supervisor::{Output, Program, Signal, Supervised, points_elsewhere},
+    supervisor::{Output, Program, Signal, Supervised, TemporaryFolder, points_elsewhere},
 };
 
 /// A worker starts and stops within this time, even when other tests use all cores.
@@ -81,11 +80,11 @@ impl Launch {
 
     /// Starts the worker and waits until it is ready. It ends with its handle.
     pub async fn start(self) -> Result<Worker> {
-        let folder = temporary_folder()?;
+        let folder = TemporaryFolder::new()?;
         let mut command = vec![binary(&self.name)?.to_string_lossy().into_owned()];
         command.extend(self.arguments);
         if let Some(config) = self.config {
-            let file = folder.join("config.toml");
+            let file = folder.path().join("config.toml");
             fs::write(&file, config)?;
             command.extend(["--config".to_owned(), file.to_string_lossy().into_owned()]);
         }
@@ -93,10 +92,11 @@ impl Launch {
             name: self.name.clone(),
             command,
             env: self.env,
-            folder: Some(folder),
+            folder: Some(folder.path().to_owned()),
             ask: Signal::Term,
             grace: Duration::from_secs(10),
         })?;
+        folder.hand_over();
         let worker = Worker { name: self.name, process };
         worker.until(&self.ready).await?;
         Ok(worker)
@@ -104,13 +104,18 @@ impl Launch {
 
     /// Runs a command that ends by itself, such as `publisher send`, and returns what it printed.
     pub async fn run(self) -> Result<Finished> {
+        self.run_within(PATIENCE).await
+    }
+
+    /// [`Launch::run`] for a command that takes its time.
+    pub async fn run_within(self, patience: Duration) -> Result<Finished> {
         ensure!(self.config.is_none(), "a configuration file needs start(): here nobody would remove it");
         let mut command = tokio::process::Command::new(binary(&self.name)?);
         for (name, _) in std::env::vars_os().filter(|(name, _)| points_elsewhere(&name.to_string_lossy())) {
             command.env_remove(name);
         }
         command.args(&self.arguments).envs(self.env).stdin(Stdio::null()).kill_on_drop(true);
-        let ended = timeout(PATIENCE, command.output()).await;
+        let ended = timeout(patience, command.output()).await;
         ended.with_context(|| format!("{} {:?} does not end", self.name, self.arguments))?.context("running a worker")
     }
 }

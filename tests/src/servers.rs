@@ -6,7 +6,6 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     ops::RangeInclusive,
-    path::PathBuf,
     process::Command,
     sync::{LazyLock, Mutex, PoisonError},
 };
@@ -89,15 +88,6 @@ fn server_ports() -> RangeInclusive<u16> {
         Some(first) if first > LOWEST + 1_000 => LOWEST..=first - 1,
         _ => LOWEST..=u16::MAX,
     }
-}
-
-/// A new temporary folder that only its owner can read. Short, because socket paths are limited to 107 bytes.
-pub(crate) fn temporary_folder() -> Result<PathBuf> {
-    use std::os::unix::fs::DirBuilderExt;
-
-    let folder = std::env::temp_dir().join(format!("griot-{}", uuid::Uuid::new_v4().simple()));
-    fs::DirBuilder::new().mode(0o700).create(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    Ok(folder)
 }
 
 /// The standard output of a program that must succeed.

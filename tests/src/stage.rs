@@ -1,13 +1,13 @@
 //! The whole of Griot on one machine: private servers, the shop's database, and the three workers as processes.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use tokio::sync::Mutex;
 
 use crate::process::{Launch, Worker};
-use crate::servers::{Database, Servers, free_addr, temporary_folder};
+use crate::servers::{Database, Servers, free_addr};
+use crate::supervisor::TemporaryFolder;
 use crate::token;
 
 /// Tables of the shop.
@@ -71,18 +71,7 @@ pub struct Stage {
     bridge: Mutex<Worker>,
     publisher: Worker,
     worker: Mutex<Worker>,
-    _folder: Folder,
-}
-
-/// Goes with its value.
-#[derive(Debug)]
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What is left of it lies in the system's own folder for temporary things.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+    _folder: TemporaryFolder,
 }
 
 impl Stage {
@@ -94,8 +83,8 @@ impl Stage {
             .execute(database.pool())
             .await
             .context("the schema")?;
-        let folder = Folder(temporary_folder()?);
-        let rules = folder.0.join("rules.toml").to_string_lossy().into_owned();
+        let folder = TemporaryFolder::new()?;
+        let rules = folder.path().join("rules.toml").to_string_lossy().into_owned();
         std::fs::write(&rules, &script.rules)?;
         let (secret, api_key) = (random(), random());
         let [bridge_addr, bridge_admin, api_addr, publisher_admin, worker_admin] =

@@ -18,6 +18,10 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tokio::{sync::watch, time::timeout};
 
+mod folder;
+
+pub use self::folder::TemporaryFolder;
+
 /// Lines of a program's output that are kept for error reports.
 const KEPT_LINES: usize = 200;
 

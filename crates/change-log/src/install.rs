@@ -166,12 +166,7 @@ async fn installed(connection: &mut PgConnection) -> Result<BTreeMap<String, Str
     Ok(lines.into_iter().collect())
 }
 
-async fn state(
-    connection: &mut PgConnection,
-    source: &str,
-    capture: &Capture,
-    found: &Found,
-) -> Result<State, Error> {
+async fn state(connection: &mut PgConnection, source: &str, capture: &Capture, found: &Found) -> Result<State, Error> {
     let recorded: Option<(i64, String)> =
         sqlx::query_as("select relation::bigint, definition from griot.capture where source = $1")
             .bind(source)

@@ -261,17 +261,21 @@ impl Session {
     }
 
     /// The next window of ids of a frozen pair. Its cost is bounded by the window, however the entries are spread.
+    ///
+    /// A window counts only what `cur` sees. What commits meanwhile would move the windows' edges from one pass to the
+    /// next, and with them what a plan says about entries of the same window.
     async fn window(&mut self, frozen: Frozen, limit: i64) -> Result<Window, Error> {
         const WINDOW: &str = concat!(
             "with w as materialized (
-                 select * from griot.log where id > $1 and id <= $2 order by id limit $3
+                 select * from griot.log
+                 where id > $1 and id <= $2 and pg_visible_in_snapshot(xid, $5::pg_snapshot)
+                 order by id limit $3
              ), size as (
                  select count(*) as window_rows, max(id) as reached from w
              ), due as (
                  select * from w
-                 where (xid >= pg_snapshot_xmax($4::pg_snapshot)
-                        or xid = any(array(select pg_snapshot_xip($4::pg_snapshot))))
-                   and pg_visible_in_snapshot(xid, $5::pg_snapshot)
+                 where xid >= pg_snapshot_xmax($4::pg_snapshot)
+                    or xid = any(array(select pg_snapshot_xip($4::pg_snapshot)))
              )
              select size.window_rows, size.reached, ",
             entry_columns!(),
@@ -330,8 +334,5 @@ impl Frozen {
 
 /// The entries among `rows`; the one row of an empty page has no id.
 fn entries(rows: &[PgRow]) -> Result<Vec<Entry>, sqlx::Error> {
-    rows.iter()
-        .filter(|row| !matches!(row.try_get::<Option<i64>, _>("id"), Ok(None)))
-        .map(Entry::decode)
-        .collect()
+    rows.iter().filter(|row| !matches!(row.try_get::<Option<i64>, _>("id"), Ok(None))).map(Entry::decode).collect()
 }

@@ -46,6 +46,12 @@ impl Data {
     }
 }
 
+/// Whether `json` begins as an object. serde reads the fields of a struct from an array too, by their order, so that
+/// what must be an object has to be looked at first.
+pub fn begins_object(json: &[u8]) -> bool {
+    json.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,7 +20,7 @@ pub mod telemetry;
 mod topic;
 
 pub use channel::{Channel, UserId};
-pub use data::{Data, DataError, MAX_DATA_BYTES};
+pub use data::{Data, DataError, MAX_DATA_BYTES, begins_object};
 pub use process::{ready, run};
 pub use publisher::{Publication, PublishError, Publisher, Receipt};
 pub use redis::{DeploymentError, Redis, RedisConfig, RedisError};

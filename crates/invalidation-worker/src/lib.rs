@@ -6,6 +6,7 @@ pub mod plan;
 mod sweep;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -49,7 +50,8 @@ impl Region {
     /// A configuration that cannot work, or an address that cannot be had.
     pub async fn bind(config: Config) -> Result<Self, ConfigError> {
         let checked = check(&config)?;
-        let operators = admin::bind("invalidation_worker.admin_listen", config.invalidation_worker.admin_listen).await?;
+        let operators =
+            admin::bind("invalidation_worker.admin_listen", config.invalidation_worker.admin_listen).await?;
         Ok(Self { operators, config, checked })
     }
 
@@ -78,7 +80,8 @@ impl Region {
         let publisher = Publisher::new(redis.clone(), self.checked.topics);
         let rules = self.checked.rules;
         fanout_core::ready("applying the change log");
-        Worker { reader, rules, redis, publisher, config, health, metrics, shutdown }.run().await;
+        let remembered = BTreeSet::new();
+        Worker { reader, rules, redis, publisher, config, health, metrics, shutdown, remembered }.run().await;
         Ok(())
     }
 }

@@ -223,10 +223,9 @@ mod tests {
         ];
         let plan = plan(&entries, &rules);
         assert_eq!(channels(&plan.publications), [(4, "orders:#42")]);
-        assert_eq!(plan.poison.iter().map(|p| (p.entry, p.reason)).collect::<Vec<_>>(), [
-            (1, "null_owner"),
-            (2, "channel_value"),
-            (3, "channel"),
-        ]);
+        assert_eq!(
+            plan.poison.iter().map(|p| (p.entry, p.reason)).collect::<Vec<_>>(),
+            [(1, "null_owner"), (2, "channel_value"), (3, "channel"),]
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! The loop: read what the cursor has not seen, invalidate, publish, move the cursor.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
-use change_log::{Page, Reader, Rules};
+use change_log::{Page, Pass, Reader, Rules};
 use fanout_core::admin::Health;
 use fanout_core::{Publication, PublishError, Publisher, Redis, RedisError, Shutdown};
 
@@ -17,6 +18,8 @@ const BUSY: Duration = Duration::from_millis(2);
 const IDLE: Duration = Duration::from_millis(50);
 /// The cursor is saved at most this often; what is repeated after a crash is repeated harmlessly.
 const SAVE: Duration = Duration::from_millis(250);
+/// Patterns of a backlog that are remembered until it was read once; with more, they are swept at once.
+const REMEMBERED: usize = 256;
 /// First and longest wait after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -30,6 +33,8 @@ pub(crate) struct Worker {
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: Shutdown,
+    /// Patterns to sweep before what waits for them is published.
+    pub(crate) remembered: BTreeSet<String>,
 }
 
 /// The ending was asked for before the work was done.
@@ -80,35 +85,66 @@ impl Worker {
     /// Applies a page; the reader moves on only when everything was confirmed.
     async fn page(&mut self, page: Page) -> Result<(), Stopped> {
         if !page.entries.is_empty() {
-            let plan = plan(&page.entries, &self.rules);
-            self.apply(plan).await?;
-            let now = SystemTime::now();
-            for entry in &page.entries {
-                self.metrics.entries.count(entry.body.kind());
-                self.metrics.lag.observe(now.duration_since(entry.at).unwrap_or_default());
+            self.apply(page.pass, plan(&page.entries, &self.rules)).await?;
+            if matches!(page.pass, Pass::All | Pass::AfterSweep) {
+                self.count(&page);
             }
+        }
+        if page.pass == Pass::AfterSweep && !page.more {
+            // A backlog whose last window holds nothing may still have patterns to sweep.
+            self.sweep_remembered().await?;
         }
         self.reader.confirm(page);
         Ok(())
     }
 
-    async fn apply(&self, plan: Plan) -> Result<(), Stopped> {
-        for poison in &plan.poison {
-            self.set_aside(poison);
+    /// Does what is due. A backlog is gone through once per [`Pass`], so that the keys of a transaction are gone before
+    /// any of its publications leaves, however its entries lie in the windows.
+    async fn apply(&mut self, pass: Pass, plan: Plan) -> Result<(), Stopped> {
+        if matches!(pass, Pass::All | Pass::Invalidate) {
+            plan.poison.iter().for_each(|poison| self.set_aside(poison));
+            self.delete(&plan.keys).await?;
+            self.remembered.extend(plan.patterns);
         }
-        if !plan.keys.is_empty() {
-            let deleted = self.insist(|| self.redis.unlink(&plan.keys)).await?;
+        if matches!(pass, Pass::All | Pass::Publish) {
+            self.publish(plan.publications).await?;
+        }
+        if matches!(pass, Pass::All | Pass::AfterSweep) || self.remembered.len() > REMEMBERED {
+            self.sweep_remembered().await?;
+        }
+        if matches!(pass, Pass::All | Pass::AfterSweep) {
+            self.publish(plan.after_sweep).await?;
+        }
+        Ok(())
+    }
+
+    fn count(&self, page: &Page) {
+        let now = SystemTime::now();
+        for entry in &page.entries {
+            self.metrics.entries.count(entry.body.kind());
+            // Clocks of two machines may differ; a negative lag is none.
+            self.metrics.lag.observe(now.duration_since(entry.at).unwrap_or_default());
+        }
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<(), Stopped> {
+        if !keys.is_empty() {
+            let deleted = self.insist(|| self.redis.unlink(keys)).await?;
             self.metrics.keys.inc_by(deleted);
         }
-        self.publish(plan.publications).await?;
-        for pattern in &plan.patterns {
+        Ok(())
+    }
+
+    async fn sweep_remembered(&mut self) -> Result<(), Stopped> {
+        while let Some(pattern) = self.remembered.first().cloned() {
             let begun = Instant::now();
-            let swept = self.insist(|| sweep(&self.redis, pattern, self.config.sweep_count)).await?;
+            let swept = self.insist(|| sweep(&self.redis, &pattern, self.config.sweep_count)).await?;
             self.metrics.swept.inc_by(swept);
             self.metrics.sweep.observe(begun.elapsed());
             tracing::debug!(pattern, swept, seconds = begun.elapsed().as_secs_f64(), "swept");
+            self.remembered.remove(&pattern);
         }
-        self.publish(plan.after_sweep).await
+        Ok(())
     }
 
     /// Publishes all, in order; what Redis did not confirm is tried again, and nothing overtakes it.
@@ -129,7 +165,8 @@ impl Worker {
                         again.push(publication);
                     }
                     Err(error) => {
-                        let reason = if matches!(error, PublishError::UnknownTopic(_)) { "unknown_topic" } else { "limit" };
+                        let reason =
+                            if matches!(error, PublishError::UnknownTopic(_)) { "unknown_topic" } else { "limit" };
                         self.set_aside(&Poison { entry: 0, reason, text: format!("{}: {error}", publication.id) });
                     }
                 }

@@ -12,7 +12,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
 use fanout_core::telemetry::{ByReason, Seconds};
-use fanout_core::{Publisher, Shutdown};
+use fanout_core::{Publisher, Shutdown, begins_object};
 use prometheus_client::registry::Registry;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -81,6 +81,9 @@ fn parse(body: Result<Bytes, BytesRejection>) -> Result<Request, Refused> {
     let body = body.map_err(|rejection| {
         (rejection.status(), format!("{}; see publisher.max_body_bytes\n", rejection.body_text()))
     })?;
+    if !begins_object(&body) {
+        return Err((StatusCode::BAD_REQUEST, "the body is not a JSON object\n".into()));
+    }
     serde_json::from_slice(&body)
         .map_err(|error| (StatusCode::BAD_REQUEST, format!("the body is not a request: {error}\n")))
 }

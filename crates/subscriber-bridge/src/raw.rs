@@ -1,7 +1,7 @@
 //! Compatibility with plain `PUBLISH TOPIC {"user_id":42,…}` of any Redis client: whose is it?
 
 use bytes::Bytes;
-use fanout_core::{Channel, Data, DataError, Topic, UserId};
+use fanout_core::{Channel, Data, DataError, Topic, UserId, begins_object};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -28,8 +28,7 @@ pub(crate) fn route(name: &str, topic: &Topic, payload: Bytes) -> Result<(Channe
         DataError::TooLong(_) => "too long",
         DataError::NotJson(_) => "not JSON",
     })?;
-    // serde would also read the fields of a struct from an array, by their order.
-    if data.as_bytes().iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
+    if !begins_object(data.as_bytes()) {
         return Err("not an object");
     }
     let owner: Owner = serde_json::from_slice(data.as_bytes()).map_err(|_| "two users")?;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use fanout_core::envelope::Position;
-use fanout_core::{Channel, Personal, Topics, UserId};
+use fanout_core::{Channel, Personal, Topics, UserId, begins_object};
 
 use crate::codes::{self, CommandError, Disconnect};
 use crate::protocol::{
@@ -114,7 +114,8 @@ impl Session {
 
     /// One command, at `now` in Unix seconds.
     pub fn command(&mut self, line: &[u8], now: u64) -> Step {
-        let Ok(command) = serde_json::from_slice::<Command>(line) else { return refuse(codes::BAD_REQUEST) };
+        let command = serde_json::from_slice::<Command>(line).ok().filter(|_| begins_object(line));
+        let Some(command) = command else { return refuse(codes::BAD_REQUEST) };
         let id = command.id;
         if self.user.is_none() {
             return match command.connect {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use change_log::{Effects, Entry, PgPool, Reader, Rules, install};
 use change_log::{Body, entry::Op};
+use change_log::{Effects, Entry, PgPool, Reader, Rules, install};
 use griot_tests::servers::Database;
 use sqlx::postgres::PgPoolCopyExt;
 
@@ -169,7 +169,8 @@ async fn only_named_columns_enter_the_log_and_only_theirs_changes_count() {
 async fn text_is_the_same_whatever_the_session_has_set() {
     let rules = "[rules.r]\ntable = \"public.t\"\nkeys = [\"t:{at}:{f}:{b}:{i}\"]";
     let mut shop = Shop::open("create table t (at timestamptz, f float8, b bytea, i interval)", rules).await;
-    let sql = "set local timezone = 'Asia/Kathmandu'; set local datestyle = 'German'; set local extra_float_digits = -3;
+    let sql =
+        "set local timezone = 'Asia/Kathmandu'; set local datestyle = 'German'; set local extra_float_digits = -3;
                set local bytea_output = 'escape'; set local intervalstyle = 'iso_8601';
                set local search_path = pg_temp; set local session_replication_role = replica;
                insert into public.t values ('2026-11-23 12:00+00', 0.1::float8 + 0.2, '\\x00ff', '1 day')";

@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::sync::OnceCell;
 
-use super::{free_port, run, server::Server, temporary_folder};
-use crate::supervisor::{Program, Signal};
+use super::{free_port, run, server::Server};
+use crate::supervisor::{Program, Signal, TemporaryFolder};
 
 /// The user that the server runs as when we are root, which PostgreSQL refuses to run as. Debian's package creates it.
 const ACCOUNT: &str = "postgres";
@@ -33,10 +33,10 @@ impl Postgres {
 
     /// Starts one with more settings, which win over the defaults: `["wal_level=logical"]`.
     pub async fn start_with(settings: &[&str]) -> Result<Self> {
-        let folder = temporary_folder()?;
+        let folder = TemporaryFolder::new()?;
         let port = free_port()?;
-        let prefix = account_prefix(&folder)?;
-        let data = folder.join("data").to_string_lossy().into_owned();
+        let prefix = account_prefix(folder.path())?;
+        let data = folder.path().join("data").to_string_lossy().into_owned();
         let programs = programs()?;
         let initialise = [
             &program(&programs, "initdb"),
@@ -72,11 +72,12 @@ impl Postgres {
             name: format!("PostgreSQL on port {port}"),
             command: command.into_iter().map(str::to_owned).collect(),
             env: Vec::new(),
-            folder: Some(folder.clone()),
+            folder: Some(folder.path().to_owned()),
             ask: Signal::Int,
             grace: Duration::from_secs(10),
         };
         let postgres = Self { server: Server::start(program, port)?, template: OnceCell::new() };
+        folder.hand_over();
         postgres.ready().await?;
         Ok(postgres)
     }

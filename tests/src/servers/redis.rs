@@ -17,9 +17,8 @@ use tokio::{
 use super::{
     free_port,
     server::{PATIENCE, Server},
-    temporary_folder,
 };
-use crate::supervisor::{Program, Signal};
+use crate::supervisor::{Program, Signal, TemporaryFolder};
 
 /// A Redis server on loopback, without persistence unless asked for. It is ready about 50 ms after its start, so a test
 /// that stops it, fills it or counts its commands takes its own.
@@ -37,8 +36,8 @@ impl Redis {
     /// Starts one with more command-line arguments, which win over the defaults: `["--appendonly", "yes"]`.
     pub async fn start_with(arguments: &[&str]) -> Result<Self> {
         let port = free_port()?;
-        let folder = temporary_folder()?;
-        let (dir, port_text) = (folder.to_string_lossy(), port.to_string());
+        let folder = TemporaryFolder::new()?;
+        let (dir, port_text) = (folder.path().to_string_lossy(), port.to_string());
         let defaults = [
             "redis-server",
             "--port",
@@ -58,11 +57,12 @@ impl Redis {
             name: format!("Redis on port {port}"),
             command: defaults.iter().chain(arguments).map(|&argument| argument.to_owned()).collect(),
             env: Vec::new(),
-            folder: Some(folder.clone()),
+            folder: Some(folder.path().to_owned()),
             ask: Signal::Term,
             grace: Duration::from_secs(5),
         };
         let redis = Self { server: Server::start(program, port)? };
+        folder.hand_over();
         redis.ready().await?;
         Ok(redis)
     }

@@ -14,10 +14,9 @@ fn shell(script: &str) -> Program {
     }
 }
 
+/// A folder that the program under test must remove.
 fn folder() -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("griot-{}", uuid::Uuid::new_v4().simple()));
-    std::fs::create_dir(&folder).unwrap();
-    folder
+    TemporaryFolder::new().unwrap().hand_over()
 }
 
 fn runs(pid: u32) -> bool {
@@ -37,7 +36,7 @@ async fn output_environment_and_exit_code_come_through() {
 #[tokio::test]
 async fn a_missing_program_says_so() {
     let mut program = shell("");
-    program.command = vec!["no-such-program-of-griot".to_owned()];
+    program.command = vec!["/no/such/program".to_owned()];
     let program = Supervised::start(&program).unwrap();
     assert_eq!(program.exited(LONG).await.unwrap(), 127);
     timeout(LONG, program.output().line("not found")).await.unwrap();
@@ -94,6 +93,15 @@ async fn a_folder_can_be_handed_on() {
     assert!(folder.exists());
     drop(second);
     eventually(LONG, "the folder is gone", || async { !folder.exists() }).await;
+}
+
+#[tokio::test]
+async fn a_temporary_folder_goes_with_its_value() {
+    let folder = TemporaryFolder::new().unwrap();
+    let path = folder.path().to_owned();
+    std::fs::write(path.join("a"), "b").unwrap();
+    drop(folder);
+    eventually(LONG, "the folder is gone", || async { !path.exists() }).await;
 }
 
 /// Not a test by itself: the next one runs it in a process of its own and kills that.

@@ -27,9 +27,11 @@ pub(super) async fn find(connection: &mut PgConnection, rules: &Rules) -> Result
                 }
                 found.insert(table.to_string(), present);
             }
-            Err(message) => problems.extend(tables_rules.iter().map(|rule| {
-                rule.table_place.problem(format!("rule {:?}: table {table}: {message}", rule.name))
-            })),
+            Err(message) => problems.extend(
+                tables_rules
+                    .iter()
+                    .map(|rule| rule.table_place.problem(format!("rule {:?}: table {table}: {message}", rule.name))),
+            ),
         }
     }
     if problems.is_empty() { Ok(found) } else { Err(Error::Rules(problems)) }

@@ -113,7 +113,11 @@ impl Reading<'_> {
             None => BTreeSet::from([Op::Insert, Op::Update, Op::Delete]),
             Some(on) => {
                 if on.get_ref().is_empty() {
-                    self.problem(self.place(on.span()), name, "on is empty; leave it out for insert, update and delete");
+                    self.problem(
+                        self.place(on.span()),
+                        name,
+                        "on is empty; leave it out for insert, update and delete",
+                    );
                 }
                 on.into_inner()
             }
@@ -192,10 +196,18 @@ impl Reading<'_> {
             }
             Ok(template) => {
                 if template.prefix().starts_with(OWN_PREFIX) {
-                    self.problem(place, name, format_args!("{field} {text:?}: names that start with {OWN_PREFIX} are Griot's own"));
+                    self.problem(
+                        place,
+                        name,
+                        format_args!("{field} {text:?}: names that start with {OWN_PREFIX} are Griot's own"),
+                    );
                 }
                 if text.len() > KEY_BYTES {
-                    self.problem(place, name, format_args!("{field} has {} bytes, the limit is {KEY_BYTES}", text.len()));
+                    self.problem(
+                        place,
+                        name,
+                        format_args!("{field} has {} bytes, the limit is {KEY_BYTES}", text.len()),
+                    );
                 }
                 Some(template)
             }

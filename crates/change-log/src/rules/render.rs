@@ -81,7 +81,9 @@ pub enum FaultReason {
     #[error("a part of the channel is null")]
     NullChannel,
     /// A value that may not stand in a channel.
-    #[error("value {value:?} may not stand in a channel: 1 to 128 printable ASCII characters without # , and blanks, in a name without :")]
+    #[error(
+        "value {value:?} may not stand in a channel: 1 to 128 printable ASCII characters without # , and blanks, in a name without :"
+    )]
     ChannelValue { value: String },
     /// A value that would end a Redis hash tag early.
     #[error("a value inside a hash tag holds a brace")]
@@ -221,9 +223,8 @@ impl PublicationRule {
     /// Picks this rule's columns from the object that holds those of all rules of the table. Values are copied as
     /// they stand: a number never passes through a float.
     fn data(&self, logged: Option<&RawValue>) -> Result<Box<RawValue>, FaultReason> {
-        let logged: BTreeMap<String, &RawValue> = logged
-            .and_then(|data| serde_json::from_str(data.get()).ok())
-            .ok_or(FaultReason::NotAnObject)?;
+        let logged: BTreeMap<String, &RawValue> =
+            logged.and_then(|data| serde_json::from_str(data.get()).ok()).ok_or(FaultReason::NotAnObject)?;
         let mut text = String::from("{");
         for (column, _) in &self.data {
             let value = logged.get(column).ok_or_else(|| FaultReason::MissingColumn { column: column.clone() })?;

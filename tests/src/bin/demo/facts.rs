@@ -21,13 +21,15 @@ pub(crate) struct Facts {
     pub(crate) bridge_pid: u32,
 }
 
-/// Removes the file when the demo ends.
-pub(crate) struct Written(PathBuf);
+/// Removes the file when the demo ends, unless another demo has written it since.
+pub(crate) struct Written(PathBuf, String);
 
 impl Drop for Written {
     fn drop(&mut self) {
-        // The next demo writes it anew.
-        let _ = fs::remove_file(&self.0);
+        if fs::read_to_string(&self.0).is_ok_and(|text| text == self.1) {
+            // The next demo writes it anew.
+            let _ = fs::remove_file(&self.0);
+        }
     }
 }
 
@@ -58,10 +60,11 @@ impl Facts {
             ("GRIOT_SOCKET", &self.socket),
             ("GRIOT_TOKEN_SECRET", &self.token_secret),
             ("GRIOT_BRIDGE_ADMIN", &self.bridge_admin),
+            ("GRIOT_DEMO_PID", &std::process::id().to_string()),
         ];
         let text: String = variables.iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect();
-        fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
-        Ok(Written(file))
+        fs::write(&file, &text).with_context(|| format!("writing {}", file.display()))?;
+        Ok(Written(file, text))
     }
 
     pub(crate) fn show(&self) {

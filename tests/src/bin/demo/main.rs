@@ -110,7 +110,6 @@ async fn show(print_json: bool) -> Result<ExitCode> {
     shutdown.spawn(storefront::serve(listener, Arc::clone(&stage), shutdown.clone()));
     shutdown.spawn(shop::run(Arc::clone(&stage), shutdown.clone()));
     shutdown.spawn(revive(Arc::clone(&stage), shutdown.clone()));
-    let _written = facts.write()?;
     if print_json {
         println!("{}", serde_json::to_string(&facts)?);
         let (mut input, mut nothing) = (tokio::io::stdin(), Vec::new());
@@ -119,6 +118,7 @@ async fn show(print_json: bool) -> Result<ExitCode> {
             signal = Shutdown::signal() => drop(signal?),
         }
     } else {
+        let _written = facts.write()?;
         facts.show();
         tokio::select! {
             signal = Shutdown::signal() => drop(signal?),

@@ -64,9 +64,7 @@ fn an_unknown_key_is_told_with_its_line_and_the_valid_ones() {
 
 #[test]
 fn every_problem_of_a_file_is_told_at_once() {
-    let text = refused(
-        "[rules.one]\ntable = \"products\"\nkeys = [\"{id}\"]\n\n[rules.two]\ntable = \"public.t\"\n",
-    );
+    let text = refused("[rules.one]\ntable = \"products\"\nkeys = [\"{id}\"]\n\n[rules.two]\ntable = \"public.t\"\n");
     assert_eq!(
         text,
         "line 2, column 9: rule \"one\": table \"products\" lacks its schema; is it \"public.products\"?\n\
@@ -91,10 +89,16 @@ fn templates_are_checked() {
         (r#"patterns = ["{id}:*"]"#, "literal character"),
         (r#"patterns = ["griot:*"]"#, "Griot's own"),
         (r#"patterns = ["a:[{id}]"]"#, "between [ and ]"),
-        (r#"keys = ["a"]
-on = []"#, "on is empty"),
-        (r#"keys = ["a"]
-columns = []"#, "columns is empty"),
+        (
+            r#"keys = ["a"]
+on = []"#,
+            "on is empty",
+        ),
+        (
+            r#"keys = ["a"]
+columns = []"#,
+            "columns is empty",
+        ),
     ] {
         let text = refused(&rule(lines));
         assert!(text.contains(sentence), "{lines}: {text}");

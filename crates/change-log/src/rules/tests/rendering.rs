@@ -115,9 +115,8 @@ fn data_is_picked_in_the_rules_order_and_numbers_stay_exact() {
 
 #[test]
 fn a_delete_speaks_of_the_row_that_was() {
-    let rules = rules(
-        "[rules.r]\ntable = \"public.t\"\n[rules.r.publication]\nchannel = \"orders:#{u}\"\ndata = [\"id\"]",
-    );
+    let rules =
+        rules("[rules.r]\ntable = \"public.t\"\n[rules.r.publication]\nchannel = \"orders:#{u}\"\ndata = [\"id\"]");
     let gone = change(Op::Delete, columns(&[("u", Some("42"))]), Columns::new(), r#"{"id":1}"#);
     assert_eq!(rules.effects(UID, &gone).publications[0].channel, "orders:#42");
 }

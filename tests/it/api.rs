@@ -1,0 +1,184 @@
+//! The HTTP API and the command line: shapes, limits, and errors that say what was wrong.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use griot_tests::eventually::eventually;
+use griot_tests::http;
+use griot_tests::process::{Launch, Worker};
+use griot_tests::servers::{Redis, free_addr};
+use griot_tests::stage::TOPICS;
+use serde_json::{Value, json};
+
+const KEY: [(&str, &str); 1] = [("X-API-Key", "test-api-key")];
+
+struct Api {
+    redis: Redis,
+    process: Worker,
+    addr: SocketAddr,
+    admin: SocketAddr,
+}
+
+async fn api() -> Result<Api> {
+    let (redis, addr, admin) = (Redis::start().await?, free_addr()?, free_addr()?);
+    let config = format!(
+        "{TOPICS}\n[redis]\nurl = {:?}\n[publisher]\nlisten = \"{addr}\"\nadmin_listen = \"{admin}\"\n\
+         api_key = \"test-api-key\"\nmax_body_bytes = 100000\nmax_broadcast_channels = 3\n",
+        redis.url()
+    );
+    let process = Launch::new("publisher").config(config).ready_at(admin).start().await?;
+    Ok(Api { redis, process, addr, admin })
+}
+
+impl Api {
+    async fn call(&self, method: &str, body: &Value) -> Result<Value> {
+        http::post(self.addr, &format!("/api/{method}"), &KEY, &body.to_string()).await?.json()
+    }
+}
+
+#[tokio::test]
+async fn publish_answers_with_the_position_and_the_same_key_publishes_once() -> Result<()> {
+    let api = api().await?;
+    let first = api.call("publish", &json!({"channel": "orders:#42", "data": {"n": 1}})).await?;
+    assert_eq!(first["result"]["offset"], 1);
+    let epoch = first["result"]["epoch"].as_str().expect("epoch").to_owned();
+    let once = json!({"channel": "orders:#42", "data": {"n": 2}, "idempotency_key": "k", "tags": {"a": "b"}});
+    for _ in 0..3 {
+        assert_eq!(api.call("publish", &once).await?, json!({"result": {"offset": 2, "epoch": epoch}}));
+    }
+    let elsewhere = json!({"channel": "orders:#4", "data": null, "idempotency_key": "k"});
+    assert_eq!(api.call("publish", &elsewhere).await?["result"]["offset"], 1, "keys belong to a channel; null is data");
+    let aside = json!({"channel": "orders:#42", "data": {}, "skip_history": true});
+    assert_eq!(api.call("publish", &aside).await?, json!({"result": {}}));
+    Ok(())
+}
+
+#[tokio::test]
+async fn broadcast_answers_per_channel_and_one_refused_stops_no_other() -> Result<()> {
+    let api = api().await?;
+    let body = json!({"channels": ["orders:#4", "orders:#4,2", "orders:#2"], "data": {}});
+    let answer = api.call("broadcast", &body).await?;
+    let responses = answer["result"]["responses"].as_array().expect("responses");
+    assert_eq!(responses.len(), 3);
+    assert_eq!((&responses[0]["result"]["offset"], &responses[2]["result"]["offset"]), (&json!(1), &json!(1)));
+    assert_eq!(responses[1]["error"]["code"], 107);
+    for channels in [json!([]), json!(["a", "b", "c", "d"])] {
+        let answer = api.call("broadcast", &json!({"channels": channels, "data": {}})).await?;
+        let words = answer["error"]["message"].as_str().expect("message");
+        assert!(answer["error"]["code"] == 107 && words.contains("channels") && words.contains('3'), "{answer}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn errors_name_the_field_the_value_and_the_limit() -> Result<()> {
+    let api = api().await?;
+    let long = "x".repeat(70_000);
+    for (body, code, words) in [
+        (json!({"data": {}}), 107, &["channel"][..]),
+        (json!({"channel": "orders:#42"}), 107, &["data"]),
+        (json!({"channel": "nowhere:#42", "data": {}}), 102, &["nowhere"]),
+        (json!({"channel": "orders:#4,2", "data": {}}), 107, &["4,2", "128"]),
+        (json!({"channel": "a".repeat(300), "data": {}}), 107, &["channel", "255"]),
+        (json!({"channel": "orders:#42", "data": long}), 107, &["data", "70002", "65536"]),
+        (
+            json!({"channel": "orders:#42", "data": {}, "idempotency_key": "k".repeat(200)}),
+            107,
+            &["idempotency_key", "200", "128"],
+        ),
+        (json!({"channel": "orders:#42", "data": {}, "tags": {"t": "v".repeat(300)}}), 107, &["\"t\"", "300", "256"]),
+        (json!({"channel": "orders:#42", "data": {}, "version": 3}), 108, &["version"]),
+        (json!({"channel": "orders:#42", "b64data": "AA=="}), 108, &["b64data"]),
+    ] {
+        let answer = api.call("publish", &body).await?;
+        let message = answer["error"]["message"].as_str().unwrap_or_default();
+        assert_eq!(answer["error"]["code"], code, "{answer}");
+        assert!(words.iter().all(|word| message.contains(word)), "{words:?} in {message}");
+        assert!(message.len() < 300, "{message}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn strangers_and_nonsense_get_a_status() -> Result<()> {
+    let api = api().await?;
+    let body = json!({"channel": "orders:#42", "data": {}}).to_string();
+    for headers in
+        [&[][..], &[("X-API-Key", "wrong")], &[("X-API-Key", "")], &[("Authorization", "Bearer test-api-key")]]
+    {
+        let answer = http::post(api.addr, "/api/publish", headers, &body).await?;
+        assert_eq!((answer.status, answer.body.as_str()), (401, ""), "{headers:?}");
+    }
+    let authorization = [("Authorization", "apikey test-api-key")];
+    assert_eq!(http::post(api.addr, "/api/publish", &authorization, &body).await?.status, 200);
+    assert_eq!(http::post(api.addr, "/api/publish?api_key=test-api-key", &[], &body).await?.status, 200);
+    for (body, status) in [("{", 400), ("[]", 400), ("", 400), ("{\"channel\": 42}", 400)] {
+        assert_eq!(http::post(api.addr, "/api/publish", &KEY, body).await?.status, status, "{body:?}");
+    }
+    let answer = http::post(api.addr, "/api/publish", &KEY, &"x".repeat(200_000)).await?;
+    assert!(answer.status == 413 && answer.body.contains("max_body_bytes"), "{answer:?}");
+    assert_eq!(http::request(api.addr, "GET", "/api/publish", &KEY, "").await?.status, 405);
+    assert_eq!(http::post(api.addr, "/api/nothing", &KEY, &body).await?.status, 404);
+    assert_eq!(http::get(api.addr, "/metrics").await?.status, 401, "operators have an address of their own");
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_redis_the_api_says_so_and_recovers() -> Result<()> {
+    let mut api = api().await?;
+    api.redis.kill().await?;
+    let body = json!({"channel": "orders:#42", "data": {}, "idempotency_key": "once"});
+    let answer = api.call("publish", &body).await?;
+    let message = answer["error"]["message"].as_str().unwrap_or_default();
+    assert!(
+        answer["error"]["code"] == 100 && message.contains("Redis") && message.contains("idempotency_key"),
+        "{answer}"
+    );
+    let ready = || async { http::get(api.admin, "/readyz").await.map(|answer| (answer.status, answer.body)) };
+    eventually(Duration::from_secs(15), "readiness names Redis", || async {
+        ready().await.is_ok_and(|(status, words)| status == 503 && words.contains("redis"))
+    })
+    .await;
+    api.redis.start_again().await?;
+    eventually(Duration::from_secs(15), "the API works again", || async {
+        api.call("publish", &body).await.is_ok_and(|answer| answer["result"]["offset"] == 1)
+    })
+    .await;
+    api.process.stop().await
+}
+
+#[tokio::test]
+async fn a_process_that_is_configured_differently_is_refused_with_both_values() -> Result<()> {
+    let api = api().await?;
+    for (setting, words) in [("partitions = 8", ["partitions", "64"]), ("fence = false", ["fence", "true"])] {
+        let (name, value) = setting.split_once(" = ").expect("a setting");
+        let send = Launch::new("publisher").arg("send").arg("orders:#42").arg("{}").env("REDIS_URL", api.redis.url());
+        let ended = send.env(&format!("GRIOT_REDIS__{}", name.to_uppercase()), value).run().await?;
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(!ended.status.success() && words.iter().all(|word| said.contains(word)), "{said}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_command_line_says_what_it_published_or_why_not() -> Result<()> {
+    let redis = Redis::start().await?;
+    let send = |channel: &str, json: &str| {
+        Launch::new("publisher").arg("send").arg(channel).arg(json).env("REDIS_URL", redis.url())
+    };
+    let ended = send("orders:#42", "{\"n\": 1}").run().await?;
+    let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+    assert!(ended.status.success() && said.contains(" offset 1 epoch "), "{said}");
+    for (channel, json, words) in
+        [("orders:#4,2", "{}", "4,2"), ("nowhere", "{}", "nowhere"), ("orders:#42", "{", "not JSON")]
+    {
+        let ended = send(channel, json).run().await?;
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(!ended.status.success() && said.contains(words) && !said.contains("Error {"), "{said}");
+    }
+    let ended = Launch::new("publisher").run().await?;
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(!ended.status.success() && said.contains("GRIOT_PUBLISHER__API_KEY"), "{said}");
+    Ok(())
+}
