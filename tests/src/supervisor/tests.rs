@@ -104,22 +104,15 @@ async fn a_temporary_folder_goes_with_its_value() {
     eventually(LONG, "the folder is gone", || async { !path.exists() }).await;
 }
 
-/// Not a test by itself: the next one runs it in a process of its own and kills that.
-#[tokio::test]
-#[ignore = "runs for the test below only"]
-async fn starts_a_program_and_is_killed() {
-    let mut script = shell("exec sleep 60");
-    script.folder = Some(PathBuf::from(std::env::var("GRIOT_TEST_FOLDER").unwrap()));
-    let program = Supervised::start(&script).unwrap();
-    println!("\npid {}", program.pid());
-    std::future::pending::<()>().await;
-}
-
 #[tokio::test]
 async fn nothing_survives_the_sigkill_of_its_starter() {
+    if let Ok(folder) = std::env::var("GRIOT_TEST_FOLDER") {
+        return start_a_program_and_wait_for_the_kill(folder.into()).await;
+    }
     let folder = folder();
+    // This same test, in a process of its own that can be killed.
     let mut starter = Command::new(std::env::current_exe().unwrap())
-        .args(["supervisor::tests::starts_a_program_and_is_killed", "--exact", "--ignored", "--nocapture"])
+        .args(["supervisor::tests::nothing_survives_the_sigkill_of_its_starter", "--exact", "--nocapture"])
         .env("GRIOT_TEST_FOLDER", &folder)
         .stdout(Stdio::piped())
         .spawn()
@@ -131,4 +124,12 @@ async fn nothing_survives_the_sigkill_of_its_starter() {
     starter.wait().unwrap();
     eventually(LONG, "the program is gone", || async { !runs(pid) }).await;
     eventually(LONG, "the folder is gone", || async { !folder.exists() }).await;
+}
+
+async fn start_a_program_and_wait_for_the_kill(folder: PathBuf) {
+    let mut script = shell("exec sleep 60");
+    script.folder = Some(folder);
+    let program = Supervised::start(&script).unwrap();
+    println!("\npid {}", program.pid());
+    std::future::pending::<()>().await;
 }
