@@ -6,6 +6,7 @@ use anyhow::Result;
 use fanout_core::{Channel, Data, Publication};
 use griot_tests::bridge::{LoneBridge, SECRET, publisher};
 use griot_tests::client::{Client, Received, closed, open, refused};
+use griot_tests::process::Launch;
 use griot_tests::servers::{Redis, shared};
 use griot_tests::{http, token};
 use serde_json::{Value, json};
@@ -230,7 +231,7 @@ async fn one_user_hears_on_all_connections_in_order_and_numbers_arrive_untouched
 #[tokio::test]
 async fn without_a_secret_the_bridge_refuses_to_start_and_says_how_to_give_one() -> Result<()> {
     let start = |secret: Option<&str>| {
-        let launch = griot_tests::process::Launch::new("subscriber-bridge");
+        let launch = Launch::new("subscriber-bridge");
         match secret {
             Some(secret) => launch.env("GRIOT_SUBSCRIBER_BRIDGE__TOKEN_SECRET", secret),
             None => launch,
@@ -241,5 +242,20 @@ async fn without_a_secret_the_bridge_refuses_to_start_and_says_how_to_give_one()
         let said = String::from_utf8_lossy(&ended.stderr);
         assert!(!ended.status.success() && said.contains(words), "{said}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_from_the_command_line_signs_in() -> Result<()> {
+    let bridge = bridge("").await?;
+    let token = |user: &str| {
+        let launch = Launch::new("subscriber-bridge").arg("token").arg("--user").arg(user);
+        launch.env("GRIOT_SUBSCRIBER_BRIDGE__TOKEN_SECRET", SECRET)
+    };
+    let printed = token("42").run().await?;
+    let (_, connected) = Client::connect(&bridge.socket(), String::from_utf8(printed.stdout)?.trim()).await?;
+    assert!(connected["subs"]["orders:#42"].is_object(), "{connected}");
+    let refused = token("4,2").run().await?;
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("4,2"));
     Ok(())
 }

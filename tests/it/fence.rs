@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use fanout_core::{Channel, Data, Publication, Publisher, RedisConfig};
 use griot_tests::bridge::publisher_with;
 use griot_tests::eventually::eventually;
+use griot_tests::process::Launch;
 use griot_tests::proxy::Proxy;
 use griot_tests::servers::Redis;
 
@@ -93,5 +94,19 @@ async fn no_position_names_two_publications_when_a_replica_without_the_newest_is
 #[tokio::test]
 async fn without_the_fence_the_same_promotion_gives_positions_out_twice() -> Result<()> {
     assert!(promotion(false).await?.collisions() > 0, "this test would not notice a missing fence");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_ask_for_the_servers_identity_is_told_which_right_is_missing() -> Result<()> {
+    let redis = Redis::start().await?;
+    redis.ask("ACL SETUSER app on >secret ~griot:* &* +@all -info").await?;
+    let url = format!("redis://app:secret@{}", redis.addr());
+    let send = || Launch::new("publisher").arg("send").arg("orders:#42").arg("{}").env("REDIS_URL", url.clone());
+    let refused = send().run().await?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && said.contains("+info") && said.contains("fence = false"), "{said}");
+    let unfenced = send().env("GRIOT_REDIS__FENCE", "false").run().await?;
+    ensure!(unfenced.status.success(), "{}", String::from_utf8_lossy(&unfenced.stderr));
     Ok(())
 }

@@ -8,16 +8,20 @@ use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, HashesInterface, KeysInterface};
 use fred::socket2::TcpKeepalive;
 use fred::types::config::{Config, ReconnectError, ReconnectPolicy, TcpConfig};
-use fred::types::{Builder, RespVersion};
+use fred::types::{Builder, InfoKind, RespVersion};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use crate::admin::Health;
 use crate::config::{ConfigError, secret};
 use crate::names::{DEPLOYMENT, MAX_PARTITIONS, Partitions};
 use crate::shutdown::Shutdown;
 
 /// Keys in one UNLINK: a few hundred keep the server's main thread for well under a millisecond.
 const UNLINK_BATCH: usize = 256;
+
+/// How often a worker looks whether Redis is there.
+const WATCH: Duration = Duration::from_millis(250);
 
 /// Where Redis is and what all processes of a deployment must agree on.
 #[derive(Debug, Clone, Deserialize)]
@@ -224,6 +228,8 @@ impl Redis {
     /// # Errors
     /// Redis did not answer, or this process is configured differently.
     pub async fn check_deployment(&self) -> Result<(), DeploymentError> {
+        // Asked for here, so that a missing right shows when a worker starts and not with its first publication.
+        self.identity().await?;
         let ours = [("partitions", self.config.partitions.to_string()), ("fence", self.config.fence.to_string())];
         for (field, value) in ours {
             let recorded: Result<String, Error> = async {
@@ -242,12 +248,35 @@ impl Redis {
         Ok(())
     }
 
+    /// The server's own identity, which another process in its place does not have; none where `fence = false`, because
+    /// the right to ask is then missing.
+    ///
+    /// # Errors
+    /// As any command.
+    pub async fn identity(&self) -> Result<Option<String>, RedisError> {
+        if !self.config.fence {
+            return Ok(None);
+        }
+        let info: String = self.client.info(Some(InfoKind::Replication)).await?;
+        Ok(info.lines().find_map(|line| line.strip_prefix("master_replid:")).map(|id| id.trim().to_owned()))
+    }
+
     /// Asks for an answer.
     ///
     /// # Errors
     /// As any command.
     pub async fn ping(&self) -> Result<(), RedisError> {
         Ok(self.client.ping::<()>(None).await?)
+    }
+
+    /// Keeps `health` true to whether Redis answers, until the ending is asked for.
+    pub async fn watch(self, health: Health, shutdown: Shutdown) {
+        while shutdown.pause(WATCH).await {
+            match self.ping().await {
+                Ok(()) => health.up("redis"),
+                Err(error) => health.down("redis", error.to_string()),
+            }
+        }
     }
 
     /// Removes `keys`, in batches that are pipelined; returns how many existed.

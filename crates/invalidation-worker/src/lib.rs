@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use change_log::{PgPool, Reader, Rules};
 use fanout_core::admin::{self, Health};
@@ -22,9 +21,6 @@ use tokio::net::TcpListener;
 pub use self::config::{Config, WorkerConfig};
 use self::metrics::Metrics;
 use self::worker::Worker;
-
-/// How often Redis is looked at.
-const WATCH: Duration = Duration::from_millis(500);
 
 /// A worker whose address is bound.
 pub struct Region {
@@ -74,7 +70,7 @@ impl Region {
         let redis = Redis::connect(&self.config.redis)?;
         shutdown.spawn(admin::serve(self.operators, health.clone(), Arc::new(registry), shutdown.clone()));
         redis.join_deployment(&shutdown).await?;
-        shutdown.spawn(watch(redis.clone(), health.clone(), shutdown.clone()));
+        shutdown.spawn(redis.clone().watch(health.clone(), shutdown.clone()));
         let config = self.config.invalidation_worker;
         let reader = Reader::new(self.checked.pool, &config.region).map_err(|error| ConfigError(error.to_string()))?;
         let publisher = Publisher::new(redis.clone(), self.checked.topics);
@@ -124,16 +120,4 @@ pub fn pool(config: &Config) -> Result<PgPool, ConfigError> {
         )
     })?;
     change_log::pool(url.expose_secret(), "invalidation-worker").map_err(|error| ConfigError(error.to_string()))
-}
-
-async fn watch(redis: Redis, health: Health, shutdown: Shutdown) {
-    loop {
-        match redis.ping().await {
-            Ok(()) => health.up("redis"),
-            Err(error) => health.down("redis", error.to_string()),
-        }
-        if !shutdown.pause(WATCH).await {
-            return;
-        }
-    }
 }

@@ -9,14 +9,19 @@ const OWN: &str = "griot:";
 /// about `count` keys, so that other clients get their turn between steps.
 ///
 /// # Errors
-/// As any command. A pass that failed counts for nothing: cursors do not survive a lost connection.
+/// As any command, and when another server process answers at the end than at the beginning: a cursor means nothing to
+/// it. A pass that failed counts for nothing.
 pub(crate) async fn sweep(redis: &Redis, pattern: &str, count: u32) -> Result<u64, RedisError> {
+    let server = redis.identity().await?;
     let mut cursor = "0".to_owned();
     let mut removed = 0;
     loop {
         let (next, mut keys) = redis.scan(&cursor, pattern, count).await?;
         keys.retain(|key| !key.starts_with(OWN));
         removed += redis.unlink(&keys).await?;
+        if next == "0" && redis.identity().await? != server {
+            return Err(RedisError::Away(format!("the server changed during the sweep of {pattern:?}")));
+        }
         if next == "0" {
             return Ok(removed);
         }

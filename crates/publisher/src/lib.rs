@@ -6,7 +6,6 @@ mod server;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use fanout_core::admin::{self, Health};
 use fanout_core::config::{ConfigError, secret};
@@ -15,9 +14,6 @@ use secrecy::SecretString;
 use tokio::net::TcpListener;
 
 pub use self::config::{Config, PublisherConfig};
-
-/// How often Redis is looked at.
-const WATCH: Duration = Duration::from_millis(500);
 
 /// A publisher whose addresses are bound.
 pub struct Server {
@@ -68,7 +64,7 @@ impl Server {
         let redis = Redis::connect(&self.config.redis)?;
         shutdown.spawn(admin::serve(self.operators, health.clone(), Arc::new(registry), shutdown.clone()));
         redis.join_deployment(&shutdown).await?;
-        shutdown.spawn(watch(redis.clone(), health, shutdown.clone()));
+        shutdown.spawn(redis.clone().watch(health, shutdown.clone()));
         fanout_core::ready("serving");
         let publisher = Publisher::new(redis, self.topics);
         server::serve(self.backends, publisher, self.key, self.config.publisher, metrics, shutdown)
@@ -93,16 +89,4 @@ pub fn check(config: &Config) -> Result<(SecretString, Topics), ConfigError> {
         )
     })?;
     Ok((key, topics))
-}
-
-async fn watch(redis: Redis, health: Health, shutdown: Shutdown) {
-    loop {
-        match redis.ping().await {
-            Ok(()) => health.up("redis"),
-            Err(error) => health.down("redis", error.to_string()),
-        }
-        if !shutdown.pause(WATCH).await {
-            return;
-        }
-    }
 }

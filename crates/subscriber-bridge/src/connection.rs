@@ -135,21 +135,14 @@ impl Connection {
 
     async fn perform(&mut self, step: Step) -> Result<(), Disconnect> {
         match step {
-            Step::Nothing => {
-                // A pong came: the next thing due is a ping.
-                self.timer = self.after(self.shared.config.ping_seconds);
-            }
+            Step::Nothing => {}
+            Step::Answered => self.timer = self.after(self.shared.config.ping_seconds),
             Step::Reply(reply) => self.outbox.send(frame::text(&reply)),
             Step::Leave(channel, reply) => {
                 self.shared.hub.leave(self.id, [&channel]);
                 self.outbox.send(frame::text(&reply));
             }
-            Step::Disconnect(reply, disconnect) => {
-                if let Some(reply) = reply {
-                    self.outbox.send(frame::text(&reply));
-                }
-                return Err(disconnect);
-            }
+            Step::Disconnect(disconnect) => return Err(disconnect),
             Step::Join(join) => self.join(join).await,
         }
         Ok(())
@@ -158,9 +151,7 @@ impl Connection {
     /// Subscribes first, reads positions then, replies, and only after that lets publications through: what was
     /// published meanwhile was held, so that nothing falls between and nothing overtakes the reply.
     async fn join(&mut self, join: Join) {
-        let first = self.session.channels().next().is_none();
-        let channels = join.channels();
-        let connect = channels.iter().all(|(_, server_side)| *server_side);
+        let (channels, connects) = (join.channels(), join.is_connect());
         let confirmations = self.shared.hub.join(self.id, &self.outbox, &channels);
         let positions = timeout(JOIN_PATIENCE, self.positions(&channels, confirmations)).await;
         let positions = positions.ok().flatten().unwrap_or_else(|| vec![None; channels.len()]);
@@ -169,7 +160,7 @@ impl Connection {
         for ((channel, _), position) in channels.iter().zip(positions) {
             self.shared.hub.activate(self.id, channel, position);
         }
-        if connect && first {
+        if connects {
             let interval = Duration::from_secs(self.shared.config.ping_seconds.into());
             // Clients that came back together must not be pinged together.
             self.timer = Instant::now() + interval.mul_f64(0.5 + 0.5 * fastrand::f64());

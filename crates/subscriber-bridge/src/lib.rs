@@ -106,7 +106,8 @@ impl Bridge {
         let hearing = Arc::clone(&listener);
         shutdown.spawn(connector.run(move |event| hearing.hear(event), shutdown.clone()));
         shutdown.spawn(Arc::clone(&listener).check_resumed(redis.clone(), link.clone(), shutdown.clone()));
-        shutdown.spawn(listener.watch(redis, link, shutdown.clone()));
+        shutdown.spawn(listener.watch(link, shutdown.clone()));
+        shutdown.spawn(redis.watch(health, shutdown.clone()));
         fanout_core::ready("serving");
         server::serve(self.browsers, shared, shutdown.clone()).await;
         Ok(())

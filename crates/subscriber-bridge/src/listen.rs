@@ -19,8 +19,8 @@ use crate::raw;
 
 /// Feeds whose positions are compared at once after a lost connection.
 const RESUMED_BATCH: usize = 256;
-/// How often the dependencies are looked at.
-const WATCH: Duration = Duration::from_millis(500);
+/// How often the link is looked at, and wait after a failed comparison.
+const WATCH: Duration = Duration::from_millis(250);
 
 /// See the module.
 pub(crate) struct Listener {
@@ -150,18 +150,11 @@ impl Listener {
         }
     }
 
-    /// Keeps readiness true to what is there.
-    pub(crate) async fn watch(self: Arc<Self>, redis: Redis, link: Link, shutdown: Shutdown) {
-        loop {
-            match redis.ping().await {
-                Ok(()) => self.health.up("redis"),
-                Err(error) => self.health.down("redis", error.to_string()),
-            }
+    /// Keeps readiness true to whether every subscription is confirmed.
+    pub(crate) async fn watch(self: Arc<Self>, link: Link, shutdown: Shutdown) {
+        while shutdown.pause(WATCH).await {
             if self.connected.load(Ordering::Relaxed) && link.is_settled() {
                 self.health.up("link");
-            }
-            if !shutdown.pause(WATCH).await {
-                return;
             }
         }
     }

@@ -28,16 +28,18 @@ pub struct Rules {
 /// What the connection has to do for a command.
 #[derive(Debug)]
 pub enum Step {
-    /// Nothing: a pong.
+    /// Nothing.
     Nothing,
+    /// The last ping was answered: the next one is due after the interval.
+    Answered,
     /// Send this reply.
     Reply(Vec<u8>),
     /// Subscribe to these channels, read their positions, and call [`Session::joined`].
     Join(Join),
     /// Leave this channel, if the connection has it, and then send the reply.
     Leave(Channel, Vec<u8>),
-    /// Send the reply, if any, and close.
-    Disconnect(Option<Vec<u8>>, Disconnect),
+    /// Close.
+    Disconnect(Disconnect),
 }
 
 /// Channels on their way to be subscribed.
@@ -56,6 +58,11 @@ struct Recovery {
 }
 
 impl Join {
+    /// Whether this is the connect command, rather than a subscribe command.
+    pub fn is_connect(&self) -> bool {
+        self.connect
+    }
+
     /// The channels, each with whether it is subscribed by the bridge.
     pub fn channels(&self) -> Vec<(Channel, bool)> {
         self.channels.iter().map(|(channel, _)| (channel.clone(), self.connect)).collect()
@@ -71,14 +78,14 @@ pub struct Session {
     expires_at: Option<u64>,
     /// The connection's channels, each with whether it is server-side.
     channels: HashMap<Channel, bool>,
-    /// Pings that were not answered.
-    pings: u32,
+    /// Whether a ping waits for its pong.
+    pinged: bool,
 }
 
 impl Session {
     /// A session that has not signed in yet.
     pub fn new(rules: Arc<Rules>, client: String) -> Self {
-        Self { rules, client, user: None, expires_at: None, channels: HashMap::new(), pings: 0 }
+        Self { rules, client, user: None, expires_at: None, channels: HashMap::new(), pinged: false }
     }
 
     /// Who has signed in.
@@ -96,15 +103,14 @@ impl Session {
         self.channels.keys()
     }
 
-    /// A ping goes out; says whether the previous one was answered.
-    pub fn ping(&mut self) -> bool {
-        self.pings += 1;
-        self.pings == 1
+    /// A ping goes out.
+    pub fn ping(&mut self) {
+        self.pinged = true;
     }
 
     /// Whether a ping waits for its pong.
     pub fn awaits_pong(&self) -> bool {
-        self.pings > 0
+        self.pinged
     }
 
     /// The bridge ended the subscription to `channel`.
@@ -266,9 +272,9 @@ impl Session {
     }
 
     fn pong(&mut self) -> Step {
-        // The reference closes on a pong that nobody asked for; being lenient costs nothing.
-        self.pings = 0;
-        Step::Nothing
+        // The reference closes on a pong that nobody asked for; being lenient costs nothing, as long as it does not
+        // put off the next ping.
+        if std::mem::take(&mut self.pinged) { Step::Answered } else { Step::Nothing }
     }
 
     fn channel(&self, name: &str) -> Result<Channel, Refusal> {
@@ -309,7 +315,7 @@ fn fail(id: u32, error: CommandError) -> Step {
 }
 
 fn refuse(disconnect: Disconnect) -> Step {
-    Step::Disconnect(None, disconnect)
+    Step::Disconnect(disconnect)
 }
 
 fn recovery(request: &SubscribeRequest) -> Option<Recovery> {
@@ -325,4 +331,51 @@ fn subscribed(recovery: Option<&Recovery>, position: Option<Position>) -> Subscr
     let recovered = recovery
         .is_some_and(|since| since.offset == position.offset && (since.epoch.is_empty() || since.epoch == epoch));
     SubscribeResult { recoverable: true, positioned: true, epoch, offset: position.offset, recovered, was_recovering }
+}
+
+#[cfg(test)]
+mod tests {
+    use fanout_core::config::ConfigError;
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn signed_in() -> Result<Session, ConfigError> {
+        let tokens = Tokens::new(Some(&"s".repeat(32).into()))?;
+        let user = UserId::parse("42").expect("user");
+        let token = tokens.sign(&user, NOW, 60)?;
+        let topics = Topics::new(None, None).expect("built in");
+        let rules = Rules { tokens, topics, max_channels: 4, ping_seconds: 25 };
+        let mut session = Session::new(Arc::new(rules), "client".into());
+        let connect = format!(r#"{{"id":1,"connect":{{"token":"{token}"}}}}"#);
+        let Step::Join(join) = session.command(connect.as_bytes(), NOW) else { panic!("not signed in") };
+        let position = Position { epoch: "00c0ffee".parse().expect("epoch"), offset: 7 };
+        let reply = session.joined(join, &[Some(position), None, Some(position)], NOW);
+        let reply = String::from_utf8(reply).expect("UTF-8");
+        assert!(reply.contains(r#""orders:#42":{}"#), "a position that could not be read: {reply}");
+        assert!(reply.contains(r#""expires":true,"ttl":60"#), "{reply}");
+        Ok(session)
+    }
+
+    #[test]
+    fn only_the_answer_to_a_ping_puts_off_the_next_one() {
+        let mut session = signed_in().expect("secret");
+        assert!(matches!(session.command(b"{}", NOW), Step::Nothing));
+        session.ping();
+        assert!(session.awaits_pong());
+        assert!(matches!(session.command(b"{}", NOW), Step::Answered));
+        assert!(!session.awaits_pong());
+        assert!(matches!(session.command(b"{}", NOW), Step::Nothing));
+    }
+
+    #[test]
+    fn a_subscription_that_the_bridge_ended_can_be_made_again() {
+        let mut session = signed_in().expect("secret");
+        let own = Channel::parse("orders:#42").expect("channel");
+        let subscribe = br##"{"id":2,"subscribe":{"channel":"orders:#42"}}"##;
+        assert!(matches!(session.command(subscribe, NOW), Step::Reply(_)), "105, it has it");
+        session.ended(&own);
+        assert!(matches!(session.command(subscribe, NOW), Step::Join(_)));
+    }
 }
