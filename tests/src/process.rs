@@ -13,7 +13,7 @@ use tokio::time::{interval, timeout};
 
 use crate::{
     http,
-    supervisor::{Output, Program, Signal, Supervised, TemporaryFolder, points_elsewhere},
+    supervisor::{Output, Program, Signal, Supervised, TemporaryFolder, not_for_children},
 };
 
 /// A worker starts and stops within this time, even when other tests use all cores.
@@ -111,7 +111,7 @@ impl Launch {
     pub async fn run_within(self, patience: Duration) -> Result<Finished> {
         ensure!(self.config.is_none(), "a configuration file needs start(): here nobody would remove it");
         let mut command = tokio::process::Command::new(binary(&self.name)?);
-        for (name, _) in std::env::vars_os().filter(|(name, _)| points_elsewhere(&name.to_string_lossy())) {
+        for (name, _) in std::env::vars_os().filter(|(name, _)| not_for_children(&name.to_string_lossy())) {
             command.env_remove(name);
         }
         command.args(&self.arguments).envs(self.env).stdin(Stdio::null()).kill_on_drop(true);

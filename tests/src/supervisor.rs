@@ -152,7 +152,7 @@ impl Supervised {
 fn spawn(program: &Program) -> Result<Child> {
     let folder = program.folder.as_deref().unwrap_or(Path::new(""));
     let mut command = Command::new("sh");
-    for (name, _) in std::env::vars_os().filter(|(name, _)| points_elsewhere(&name.to_string_lossy())) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| not_for_children(&name.to_string_lossy())) {
         command.env_remove(name);
     }
     Ok(command
@@ -169,9 +169,12 @@ fn spawn(program: &Program) -> Result<Child> {
         .spawn()?)
 }
 
-/// Variables of the developer's shell that would make a program talk to other servers than the test's.
-pub(crate) fn points_elsewhere(variable: &str) -> bool {
-    ["GRIOT_", "REDIS_", "DATABASE_", "PG", "NOTIFY_SOCKET", "LISTEN_"].iter().any(|start| variable.starts_with(start))
+/// Variables that are not for what we start: those of the developer's shell that would make it talk to other servers,
+/// and what cargo tells a test about itself, which would make a cargo below it build everything anew.
+pub(crate) fn not_for_children(variable: &str) -> bool {
+    const OTHER_SERVERS: [&str; 6] = ["GRIOT_", "REDIS_", "DATABASE_", "PG", "NOTIFY_SOCKET", "LISTEN_"];
+    const CARGO: [&str; 4] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"];
+    OTHER_SERVERS.iter().chain(&CARGO).any(|start| variable.starts_with(start))
 }
 
 /// Reads the supervisor's reports until it ends, then reaps it.
