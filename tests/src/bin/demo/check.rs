@@ -84,7 +84,7 @@ pub(crate) async fn run(count: usize, fault: Option<Fault>) -> Result<ExitCode> 
             Some(ended) = readers.join_next() => ended?.and(Err(anyhow::anyhow!("a receiving process ended early"))),
         };
         sent.with_context(|| format!("path: {path}"))?;
-        ledger.settle(PATIENCE).await;
+        ledger.settle(path, PATIENCE).await;
     }
     Ok(verdict(&ledger))
 }

@@ -22,8 +22,8 @@ pub(crate) struct Ledger {
 #[derive(Debug, Default)]
 struct Books {
     sent: HashMap<String, Sent>,
-    /// Sent, meant to arrive, and not there yet.
-    missing: usize,
+    /// Sent, meant to arrive, and not there yet, by path.
+    missing: HashMap<Path, usize>,
     strangers: usize,
 }
 
@@ -57,7 +57,7 @@ impl Ledger {
     pub(crate) fn sending(&self, id: &str, path: Path, user: &str, at: i64) {
         let sent = Sent { path, user: user.to_owned(), at, public_id: None, rolled_back: false, arrivals: Vec::new() };
         let mut books = self.books();
-        books.missing += 1;
+        *books.missing.entry(path).or_default() += 1;
         books.sent.insert(id.to_owned(), sent);
     }
 
@@ -78,9 +78,10 @@ impl Ledger {
     /// The transaction rolled back: it must not arrive.
     pub(crate) fn rolled_back(&self, id: &str) {
         let mut books = self.books();
-        books.missing -= 1;
-        if let Some(sent) = books.sent.get_mut(id) {
+        let Books { sent, missing, .. } = &mut *books;
+        if let Some(sent) = sent.get_mut(id) {
             sent.rolled_back = true;
+            settled(missing, sent.path);
         }
     }
 
@@ -93,7 +94,7 @@ impl Ledger {
                 let right = arrival.user == sent.user;
                 let first = !sent.arrivals.iter().any(|earlier| earlier.user == sent.user);
                 if right && first && !sent.rolled_back {
-                    *missing -= 1;
+                    settled(missing, sent.path);
                 }
                 sent.arrivals.push(arrival);
             }
@@ -102,11 +103,11 @@ impl Ledger {
         self.changed.notify_waiters();
     }
 
-    /// Waits until everything has arrived, or nothing has for `patience`.
-    pub(crate) async fn settle(&self, patience: Duration) {
+    /// Waits until everything sent over `path` has arrived, or nothing has for `patience`.
+    pub(crate) async fn settle(&self, path: Path, patience: Duration) {
         loop {
             let changed = self.changed.notified();
-            if self.books().missing == 0 || timeout(patience, changed).await.is_err() {
+            if self.books().missing.get(&path).is_none_or(|missing| *missing == 0) || timeout(patience, changed).await.is_err() {
                 return;
             }
         }
@@ -163,6 +164,12 @@ impl Ledger {
 
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn settled(missing: &mut HashMap<Path, usize>, path: Path) {
+    if let Some(missing) = missing.get_mut(&path) {
+        *missing -= 1;
     }
 }
 

@@ -20,7 +20,7 @@ use super::ledger::Ledger;
 use crate::shop::now_us;
 
 /// One way in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Path {
     /// Plain PUBLISH.
     Raw,
