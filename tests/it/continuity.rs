@@ -171,3 +171,37 @@ async fn shutdown_is_told_with_a_code_that_lets_clients_reconnect() -> Result<()
     assert!(closed(&refused).is_none());
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_falls_between_a_subscription_and_its_first_publication() -> Result<()> {
+    const ROUNDS: usize = 60;
+    let redis = Redis::start().await?;
+    let bridge = LoneBridge::start(&redis.url(), "").await?;
+    let publisher = publisher(&redis.url())?;
+    let (client, _) = bridge.client("42").await?;
+    let flood = async {
+        let mut n = 0;
+        loop {
+            n += 1;
+            publish(&publisher, "products", &n.to_string()).await?;
+        }
+    };
+    let subscribing = async {
+        for round in 0..ROUNDS {
+            let subscribed = client.subscribe("products").await?;
+            let top = subscribed["offset"].as_u64().unwrap_or(0);
+            for next in top + 1..top + 20 {
+                let (_, publication) = client.next_publication(SOON).await?;
+                ensure!(publication["offset"] == next, "round {round}, {next} expected: {publication} after {subscribed}");
+            }
+            client.unsubscribe("products").await?;
+            // What was under way when it ended.
+            while client.next_push(Duration::ZERO).await.is_ok() {}
+        }
+        Ok(())
+    };
+    tokio::select! {
+        ended = flood => ended,
+        done = subscribing => done,
+    }
+}

@@ -158,7 +158,7 @@ async fn the_keys_of_a_transaction_larger_than_a_page_are_gone_before_its_first_
     let _: () = redis.set("big:last", "before", None, None, false).await?;
     let mut transaction = stage.database.pool().begin().await?;
     change_log::append::publish(&mut *transaction, "orders:#42", &json!({"n": 1}), None).await?;
-    sqlx::query("select griot.invalidate('big:' || n) from generate_series(1, 2500) n")
+    sqlx::query("select griot.invalidate('big:' || n) from generate_series(1, 12000) n")
         .execute(&mut *transaction)
         .await?;
     change_log::append::invalidate(&mut *transaction, "big:last").await?;
