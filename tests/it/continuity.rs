@@ -192,7 +192,10 @@ async fn nothing_falls_between_a_subscription_and_its_first_publication() -> Res
             let top = subscribed["offset"].as_u64().unwrap_or(0);
             for next in top + 1..top + 20 {
                 let (_, publication) = client.next_publication(SOON).await?;
-                ensure!(publication["offset"] == next, "round {round}, {next} expected: {publication} after {subscribed}");
+                ensure!(
+                    publication["offset"] == next,
+                    "round {round}, {next} expected: {publication} after {subscribed}"
+                );
             }
             client.unsubscribe("products").await?;
             // What was under way when it ended.

@@ -107,7 +107,9 @@ impl Ledger {
     pub(crate) async fn settle(&self, path: Path, patience: Duration) {
         loop {
             let changed = self.changed.notified();
-            if self.books().missing.get(&path).is_none_or(|missing| *missing == 0) || timeout(patience, changed).await.is_err() {
+            if self.books().missing.get(&path).is_none_or(|missing| *missing == 0)
+                || timeout(patience, changed).await.is_err()
+            {
                 return;
             }
         }
