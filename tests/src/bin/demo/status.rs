@@ -11,7 +11,8 @@ use tokio::time::interval;
 /// Renews the line every second, on a terminal; writes one line a minute elsewhere. Never returns.
 pub(crate) async fn run(stage: &Stage) {
     let live = std::io::stdout().is_terminal();
-    let mut turns = interval(Duration::from_secs(if live { 1 } else { 60 }));
+    let seconds = if live { 1.0 } else { 60.0 };
+    let mut turns = interval(Duration::from_secs_f64(seconds));
     let mut before: Option<BTreeMap<String, f64>> = None;
     loop {
         turns.tick().await;
@@ -20,7 +21,7 @@ pub(crate) async fn run(stage: &Stage) {
             Ok(now) => {
                 let value = |name: &str| now.get(name).copied().unwrap_or(0.0);
                 let earlier = |name: &str| before.as_ref().and_then(|before| before.get(name)).copied();
-                let rate = |name: &str| earlier(name).map_or(0.0, |earlier| value(name) - earlier);
+                let rate = |name: &str| earlier(name).map_or(0.0, |earlier| (value(name) - earlier) / seconds);
                 let line = format!(
                     "browsers {:>3}   publications {:>5.0}/s   deliveries {:>5.0}/s   delivered in all {:>8}",
                     value("griot_connections"),
