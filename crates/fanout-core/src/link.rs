@@ -110,16 +110,6 @@ impl Link {
         self.barriers.send(reached).await.is_ok() && wait.await.is_ok()
     }
 
-    /// How many channels are wanted.
-    pub fn len(&self) -> usize {
-        self.shared.table().len()
-    }
-
-    /// Whether no channel is wanted.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Whether every wanted channel is confirmed.
     pub fn is_settled(&self) -> bool {
         self.shared.table().is_settled()

@@ -62,14 +62,17 @@ impl Hub {
             let feed = Feed::of(channel);
             let mut shard = self.shard(&feed);
             let subscription = Subscription::joining(Arc::clone(outbox), *server_side);
-            shard.entry(feed.clone()).or_default().of(channel).insert(connection, subscription);
+            let subscribers = shard.entry(feed.clone()).or_insert_with(|| {
+                self.metrics.feeds.inc();
+                Subscribers::default()
+            });
+            subscribers.of(channel).insert(connection, subscription);
             if !confirmations.iter().any(|(known, _)| *known == feed) {
                 // Under the shard's lock, so that it cannot cross another connection's leaving.
                 let confirmed = self.link.subscribe(&self.partitions.pubsub(&feed));
                 confirmations.push((feed, confirmed));
             }
         }
-        self.count_feeds();
         confirmations.into_iter().map(|(_, confirmed)| confirmed).collect()
     }
 
@@ -100,7 +103,6 @@ impl Hub {
             subscribers.of(channel).remove(&connection);
             self.sweep(&mut shard, &feed);
         }
-        self.count_feeds();
     }
 
     /// Delivers what came out of Redis on `feed`.
@@ -207,6 +209,7 @@ impl Hub {
         subscribers.channels.retain(|(_, members)| !members.is_empty());
         if subscribers.channels.is_empty() {
             shard.remove(feed);
+            self.metrics.feeds.dec();
             self.link.unsubscribe(&self.partitions.pubsub(feed));
         }
     }
@@ -214,10 +217,6 @@ impl Hub {
     fn shard(&self, feed: &Feed) -> MutexGuard<'_, HashMap<Feed, Subscribers>> {
         let index = self.hasher.hash_one(feed) as usize % SHARDS;
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn count_feeds(&self) {
-        self.metrics.feeds.set(i64::try_from(self.link.len()).unwrap_or(i64::MAX));
     }
 }
 

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 pub(crate) struct Metrics {
     /// Open WebSocket connections.
     pub(crate) connections: Gauge,
-    /// Feeds that the link is subscribed to.
+    /// Feeds that some connection has.
     pub(crate) feeds: Gauge,
     /// Publications that came out of Redis.
     pub(crate) received: Counter,
@@ -40,7 +40,7 @@ impl Metrics {
         };
         let Self { connections, feeds, received, deliveries, .. } = &mut metrics;
         registry.register("connections", "Open WebSocket connections", connections.clone());
-        registry.register("feeds", "Feeds the link is subscribed to", feeds.clone());
+        registry.register("feeds", "Feeds that some connection has", feeds.clone());
         registry.register("publications_received", "Publications that came out of Redis", received.clone());
         registry.register("deliveries", "Publications handed to connections", deliveries.clone());
         metrics
