@@ -1,6 +1,6 @@
 //! Committed means delivered, and fresh on push: row changes through the rules to caches and browsers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fanout_core::names::{Feed, Partitions};
@@ -103,6 +103,62 @@ async fn a_push_after_the_sweep_comes_when_the_last_matching_key_is_gone_and_oth
     ensure!(each_part(&redis, COUNT, "other:", UNRELATED).await? == i64::from(UNRELATED), "unrelated keys stay");
     let stats = stage.servers.redis.ask("INFO commandstats").await?;
     ensure!(stats.contains("cmdstat_scan:") && !stats.contains("cmdstat_keys:"), "{stats}");
+    Ok(())
+}
+
+/// 20,000 steps for 200,000 keys: a sweep that takes seconds on any machine.
+const SMALL_STEPS: &str = "sweep_count = 10";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_sweep_does_not_hold_commits_that_name_no_pattern() -> Result<()> {
+    const UNRELATED: u32 = 200_000;
+    let stage = Stage::start(Script { worker: SMALL_STEPS.into(), ..Script::default() }).await?;
+    let redis = stage.servers.redis.client().await?;
+    let (client, _) = Client::connect(&stage.socket(), &stage.token("42")).await?;
+    each_part(&redis, FILL, "other:", UNRELATED).await?;
+    let _: () = redis.set("mine:1", "x", None, None, false).await?;
+    change_log::append::invalidate_pattern(stage.database.pool(), "mine:*").await?;
+    for n in 0..5 {
+        say(&stage, n).await?;
+        hear(&client, n).await?;
+    }
+    let passes = "griot_sweep_age_seconds_count";
+    let done = || async {
+        let text = http::get(stage.worker_admin, "/metrics").await.map(|answer| answer.body).unwrap_or_default();
+        text.lines().any(|line| line == format!("{passes} 1"))
+    };
+    ensure!(!done().await, "publications came while the sweep went on");
+    eventually(SOON, "the sweep ends", done).await;
+    let left: i64 = redis.exists("mine:1").await?;
+    assert_eq!(left, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_that_a_crash_cut_short_is_done_again() -> Result<()> {
+    const UNRELATED: u32 = 200_000;
+    const MATCHING: u32 = 1_000;
+    let stage = Stage::start(Script { worker: SMALL_STEPS.into(), ..Script::default() }).await?;
+    let redis = stage.servers.redis.client().await?;
+    let (client, _) = Client::connect(&stage.socket(), &stage.token("42")).await?;
+    each_part(&redis, FILL, "other:", UNRELATED).await?;
+    each_part(&redis, FILL, "mine:", MATCHING).await?;
+    change_log::append::invalidate_pattern(stage.database.pool(), "mine:*").await?;
+    // Long enough for a worker that saves its cursor too early to do so, and too short for the sweep.
+    let begun = Instant::now();
+    let mut n = 0;
+    while begun.elapsed() < Duration::from_millis(400) {
+        say(&stage, n).await?;
+        hear(&client, n).await?;
+        n += 1;
+    }
+    stage.worker().await.kill().await?;
+    ensure!(each_part(&redis, COUNT, "mine:", MATCHING).await? > 0, "the sweep was not cut short");
+    stage.revive_worker().await?;
+    eventually(SOON, "the sweep is done again", || async {
+        each_part(&redis, COUNT, "mine:", MATCHING).await.is_ok_and(|left| left == 0)
+    })
+    .await;
     Ok(())
 }
 

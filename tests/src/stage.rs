@@ -28,8 +28,8 @@ pub struct Script {
     pub topics: String,
     /// Origins of pages that may connect.
     pub origins: Vec<String>,
-    /// More settings in TOML, sections of the configuration.
-    pub settings: String,
+    /// More lines of `[invalidation_worker]`.
+    pub worker: String,
 }
 
 impl Default for Script {
@@ -40,7 +40,7 @@ impl Default for Script {
             rules: RULES.into(),
             topics: TOPICS.into(),
             origins: Vec::new(),
-            settings: String::new(),
+            worker: String::new(),
         }
     }
 }
@@ -90,14 +90,14 @@ impl Stage {
         let [bridge_addr, bridge_admin, api_addr, publisher_admin, worker_admin] =
             [free_addr()?, free_addr()?, free_addr()?, free_addr()?, free_addr()?];
         let config = format!(
-            "{settings}\n{topics}\n\
+            "{topics}\n\
              [redis]\nurl = {redis:?}\n\
              [database]\nurl = {database:?}\n\
              [subscriber_bridge]\nlisten = \"{bridge_addr}\"\nadmin_listen = \"{bridge_admin}\"\n\
              token_secret = {secret:?}\nallowed_origins = {origins:?}\n\
              [publisher]\nlisten = \"{api_addr}\"\nadmin_listen = \"{publisher_admin}\"\napi_key = {api_key:?}\n\
-             [invalidation_worker]\nadmin_listen = \"{worker_admin}\"\nrules = {rules:?}\n",
-            settings = script.settings,
+             [invalidation_worker]\nadmin_listen = \"{worker_admin}\"\nrules = {rules:?}\n{worker}\n",
+            worker = script.worker,
             topics = script.topics,
             redis = servers.redis.url(),
             database = database.url(),

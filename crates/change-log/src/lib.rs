@@ -19,7 +19,7 @@ pub mod rules;
 pub use entry::{Body, Entry, RowChange};
 pub use error::{Error, Problem};
 pub use pool::{migrate, pool};
-pub use reader::{Page, Pass, Reader};
+pub use reader::{Mark, Page, Pass, Reader};
 pub use rules::{Effects, Rules};
 /// The pool type that this crate's functions take, so that callers need no dependency on sqlx.
 pub use sqlx::PgPool;

@@ -84,6 +84,13 @@ pub struct Page {
     next: Next,
 }
 
+/// A place up to which everything was confirmed. See [`Reader::mark`].
+#[derive(Debug)]
+pub struct Mark {
+    session: u64,
+    snapshot: String,
+}
+
 /// What one read of the log gives.
 struct Window {
     entries: Vec<Entry>,
@@ -142,24 +149,28 @@ impl Reader {
         }
     }
 
-    /// Makes what was confirmed durable. Costs nothing when nothing moved; otherwise one small write.
+    /// What is confirmed now, to be [saved](Self::save) now or later; `None` when the cursor says so already.
+    pub fn mark(&self) -> Option<Mark> {
+        let session = self.session.as_ref()?;
+        (session.saved != session.applied).then(|| Mark { session: self.sessions, snapshot: session.applied.clone() })
+    }
+
+    /// Makes `mark` durable: one small write. A mark from before an error is ignored: its entries come again.
     ///
     /// # Errors
     /// As [`Reader::poll`].
-    pub async fn save(&mut self) -> Result<(), Error> {
-        let Some(mut session) = self.session.take() else {
+    pub async fn save(&mut self, mark: Mark) -> Result<(), Error> {
+        let Some(mut session) = self.session.take_if(|_| mark.session == self.sessions) else {
             return Ok(());
         };
-        if session.saved != session.applied {
-            let save = sqlx::query(
-                "insert into griot.cursor (region, snapshot) values ($1, $2::pg_snapshot)
-                 on conflict (region) do update set snapshot = excluded.snapshot, saved_at = clock_timestamp()",
-            )
-            .bind(&self.region)
-            .bind(session.applied.clone());
-            session.call("save the cursor", async |c| save.execute(c).await).await?;
-            session.saved.clone_from(&session.applied);
-        }
+        let save = sqlx::query(
+            "insert into griot.cursor (region, snapshot) values ($1, $2::pg_snapshot)
+             on conflict (region) do update set snapshot = excluded.snapshot, saved_at = clock_timestamp()",
+        )
+        .bind(&self.region)
+        .bind(mark.snapshot.clone());
+        session.call("save the cursor", async |c| save.execute(c).await).await?;
+        session.saved = mark.snapshot;
         self.session = Some(session);
         Ok(())
     }

@@ -4,9 +4,9 @@ pub mod config;
 mod metrics;
 pub mod plan;
 mod sweep;
+mod sweeper;
 mod worker;
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 
 pub use self::config::{Config, WorkerConfig};
 use self::metrics::Metrics;
+use self::sweeper::Sweeper;
 use self::worker::Worker;
 
 /// A worker whose address is bound.
@@ -76,8 +77,11 @@ impl Region {
         let publisher = Publisher::new(redis.clone(), self.checked.topics);
         let rules = self.checked.rules;
         fanout_core::ready("applying the change log");
-        let remembered = BTreeSet::new();
-        Worker { reader, rules, redis, publisher, config, health, metrics, shutdown, remembered }.run().await;
+        let sweeper = Sweeper::default();
+        let sweeping =
+            sweeper.clone().run(redis.clone(), config.sweep_count, health.clone(), metrics.clone(), shutdown.clone());
+        shutdown.spawn(sweeping);
+        Worker { reader, rules, redis, publisher, config, health, metrics, shutdown, sweeper, mark: None }.run().await;
         Ok(())
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Metrics {
     pub(crate) lag: Seconds,
     /// How long a sweep took.
     pub(crate) sweep: Seconds,
+    /// From the first request of a sweep until it was done: how long a raw pattern may be stale.
+    pub(crate) sweep_age: Seconds,
 }
 
 impl Metrics {
@@ -39,6 +41,11 @@ impl Metrics {
             errors: ByReason::register(registry, "worker_errors", "Failed attempts, by dependency"),
             lag: Seconds::register(registry, "apply_lag_seconds", "From the writing of an entry until it took effect"),
             sweep: Seconds::register(registry, "sweep_seconds", "Duration of sweeps"),
+            sweep_age: Seconds::register(
+                registry,
+                "sweep_age_seconds",
+                "From the request of a sweep until it was done",
+            ),
         };
         registry.register("keys_deleted", "Exact keys deleted", metrics.keys.clone());
         registry.register("keys_swept", "Keys that sweeps removed", metrics.swept.clone());

@@ -1,16 +1,15 @@
 //! The loop: read what the cursor has not seen, invalidate, publish, move the cursor.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
-use change_log::{Page, Pass, Reader, Rules};
+use change_log::{Mark, Page, Pass, Reader, Rules};
 use fanout_core::admin::Health;
 use fanout_core::{Publication, PublishError, Publisher, Redis, RedisError, Shutdown};
 
 use crate::WorkerConfig;
 use crate::metrics::Metrics;
 use crate::plan::{Plan, Poison, plan};
-use crate::sweep::sweep;
+use crate::sweeper::{Sweeper, Ticket};
 
 /// Between two polls while something happens.
 const BUSY: Duration = Duration::from_millis(2);
@@ -18,8 +17,6 @@ const BUSY: Duration = Duration::from_millis(2);
 const IDLE: Duration = Duration::from_millis(50);
 /// The cursor is saved at most this often; what is repeated after a crash is repeated harmlessly.
 const SAVE: Duration = Duration::from_millis(250);
-/// Patterns of a backlog that are remembered until it was read once; with more, they are swept at once.
-const REMEMBERED: usize = 256;
 /// First and longest wait after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -33,8 +30,9 @@ pub(crate) struct Worker {
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: Shutdown,
-    /// Patterns to sweep before what waits for them is published.
-    pub(crate) remembered: BTreeSet<String>,
+    pub(crate) sweeper: Sweeper,
+    /// A cursor that is saved once the sweeps that were asked for before it are done.
+    pub(crate) mark: Option<(Ticket, Mark)>,
 }
 
 /// The ending was asked for before the work was done.
@@ -72,11 +70,19 @@ impl Worker {
                 }
             }
         }
+        // The mark that waited, and then what came after it.
+        self.save().await;
         self.save().await;
     }
 
+    /// Saves how far everything took effect, sweeps included: a cursor waits as a mark until those that were asked for
+    /// before it are done.
     async fn save(&mut self) {
-        if let Err(error) = self.reader.save().await {
+        let due = self.mark.take().or_else(|| Some((self.sweeper.last(), self.reader.mark()?)));
+        let Some((asked, mark)) = due else { return };
+        if self.sweeper.swept() < asked {
+            self.mark = Some((asked, mark));
+        } else if let Err(error) = self.reader.save(mark).await {
             self.metrics.errors.count("postgresql");
             self.health.down("postgresql", error.to_string());
         }
@@ -90,10 +96,6 @@ impl Worker {
                 self.count(&page);
             }
         }
-        if page.pass == Pass::AfterSweep && !page.more {
-            // A backlog whose last window holds nothing may still have patterns to sweep.
-            self.sweep_remembered().await?;
-        }
         self.reader.confirm(page);
         Ok(())
     }
@@ -104,15 +106,15 @@ impl Worker {
         if matches!(pass, Pass::All | Pass::Invalidate) {
             plan.poison.iter().for_each(|poison| self.set_aside(poison));
             self.delete(&plan.keys).await?;
-            self.remembered.extend(plan.patterns);
+            self.sweeper.ask(plan.patterns, &self.shutdown).await;
         }
         if matches!(pass, Pass::All | Pass::Publish) {
             self.publish(plan.publications).await?;
         }
-        if matches!(pass, Pass::All | Pass::AfterSweep) || self.remembered.len() > REMEMBERED {
-            self.sweep_remembered().await?;
-        }
-        if matches!(pass, Pass::All | Pass::AfterSweep) {
+        if matches!(pass, Pass::All | Pass::AfterSweep) && !plan.after_sweep.is_empty() {
+            if !self.sweeper.finished(&self.shutdown).await {
+                return Err(Stopped);
+            }
             self.publish(plan.after_sweep).await?;
         }
         Ok(())
@@ -131,18 +133,6 @@ impl Worker {
         if !keys.is_empty() {
             let deleted = self.insist(|| self.redis.unlink(keys)).await?;
             self.metrics.keys.inc_by(deleted);
-        }
-        Ok(())
-    }
-
-    async fn sweep_remembered(&mut self) -> Result<(), Stopped> {
-        while let Some(pattern) = self.remembered.first().cloned() {
-            let begun = Instant::now();
-            let swept = self.insist(|| sweep(&self.redis, &pattern, self.config.sweep_count)).await?;
-            self.metrics.swept.inc_by(swept);
-            self.metrics.sweep.observe(begun.elapsed());
-            tracing::debug!(pattern, swept, seconds = begun.elapsed().as_secs_f64(), "swept");
-            self.remembered.remove(&pattern);
         }
         Ok(())
     }

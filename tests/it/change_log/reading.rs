@@ -71,7 +71,8 @@ async fn what_is_not_confirmed_comes_again_and_what_is_not_saved_too() {
 
     let mut second = Reader::new(pool.clone(), "here").expect("region");
     assert_eq!(keys(&take(&mut second).await), ["a"], "confirmed, but never saved");
-    second.save().await.expect("save");
+    let mark = second.mark().expect("something to save");
+    second.save(mark).await.expect("save");
     let mut third = Reader::new(pool.clone(), "here").expect("region");
     assert!(take(&mut third).await.is_empty());
 }
@@ -108,7 +109,8 @@ async fn regions_do_not_see_each_other() {
     assert_eq!(pending, [("here", 2), ("there", 1)], "as saved");
     assert!(status[0].oldest_pending.is_some());
     assert_eq!(keys(&take(&mut here).await), ["a", "b"]);
-    here.save().await.expect("save");
+    let mark = here.mark().expect("something to save");
+    here.save(mark).await.expect("save");
     let status = cursor::status(pool).await.expect("status");
     assert_eq!((status[0].pending, status[0].oldest_pending), (0, None));
 }
