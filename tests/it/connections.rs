@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fanout_core::{Channel, Data, Publication};
+use fred::interfaces::PubsubInterface;
 use griot_tests::bridge::{LoneBridge, SECRET, publisher};
 use griot_tests::client::{Client, Received, closed, open, refused};
+use griot_tests::eventually::eventually;
 use griot_tests::process::Launch;
 use griot_tests::servers::{Redis, shared};
 use griot_tests::{http, token};
@@ -257,5 +259,27 @@ async fn a_token_from_the_command_line_signs_in() -> Result<()> {
     assert!(connected["subs"]["orders:#42"].is_object(), "{connected}");
     let refused = token("4,2").run().await?;
     assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("4,2"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn raw_publications_over_the_limit_and_of_nobody_are_counted() -> Result<()> {
+    let redis = Redis::start().await?;
+    let bridge = LoneBridge::start(&redis.url(), "max_raw_per_second = 5").await?;
+    let (client, _) = bridge.client("42").await?;
+    let raw = redis.client().await?;
+    let _: i64 = raw.publish("orders", r#"{"user_id": null}"#).await?;
+    for n in 0..100 {
+        let _: i64 = raw.publish("orders", json!({"user_id": 42, "n": n}).to_string()).await?;
+    }
+    assert_eq!(client.next_publication(SOON).await?.1["data"]["n"], 0);
+    let over =
+        || async { bridge.metric("griot_raw_dropped_total{reason=\"over max_raw_per_second\"}").await.unwrap_or(0.0) };
+    eventually(SOON, "all were looked at", || async {
+        bridge.metric("griot_publications_received_total").await.unwrap_or(0.0) + over().await == 100.0
+    })
+    .await;
+    assert!(over().await >= 80.0, "at most a few seconds' worth passed: {}", over().await);
+    assert_eq!(bridge.metric("griot_raw_dropped_total{reason=\"not a user id\"}").await?, 1.0);
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod api;
 mod change_log;
+mod configuration;
 mod connections;
 mod continuity;
 mod demo;

@@ -32,7 +32,6 @@ pub struct Launch {
 #[derive(Debug, Clone)]
 enum Ready {
     Started,
-    Line(String),
     Readyz(SocketAddr),
 }
 
@@ -61,13 +60,6 @@ impl Launch {
     #[must_use]
     pub fn config(mut self, toml: impl Into<String>) -> Self {
         self.config = Some(toml.into());
-        self
-    }
-
-    /// The worker is ready when it has logged a line with this text.
-    #[must_use]
-    pub fn ready_line(mut self, text: &str) -> Self {
-        self.ready = Ready::Line(text.to_owned());
         self
     }
 
@@ -190,7 +182,6 @@ impl Worker {
     async fn until(&self, ready: &Ready) -> Result<()> {
         let admin = match ready {
             Ready::Started => return Ok(()),
-            Ready::Line(text) => return self.line(text).await.map(drop),
             Ready::Readyz(admin) => *admin,
         };
         let mut last = "no answer".to_owned();

@@ -30,7 +30,17 @@ pub struct ConfigError(pub String);
 /// # Errors
 /// As [`load`].
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ConfigError> {
-    toml::from_str(text).map_err(|error| ConfigError(error.to_string()))
+    toml::from_str(text).map_err(|error| ConfigError(placed(&error, text)))
+}
+
+/// Line, column and sentence of an error. Not its own text, which shows the whole line: a secret may stand there.
+fn placed(error: &toml::de::Error, text: &str) -> String {
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
+        return error.message().to_owned();
+    };
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!("line {line}, column {column}: {}", error.message())
 }
 
 /// Reads `file`, lays `environment` over it and checks the result against `T`.
@@ -41,21 +51,19 @@ pub fn load<T: DeserializeOwned>(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<T, ConfigError> {
-    let source = |error: &dyn std::fmt::Display| match file {
+    let in_file = |error: ConfigError| match file {
         Some(file) => ConfigError(format!("{}: {error}", file.display())),
-        None => ConfigError(error.to_string()),
+        None => error,
     };
     let text = match file {
-        Some(file) => std::fs::read_to_string(file).map_err(|error| source(&error))?,
+        Some(file) => std::fs::read_to_string(file).map_err(|error| in_file(ConfigError(error.to_string())))?,
         None => String::new(),
     };
-    // Checked on its own first, so that an error can show the line of the file.
-    toml::from_str::<Table>(&text).map_err(|error| source(&error))?;
     let overlaid = overlay(environment)?;
     if overlaid.is_empty() {
-        return toml::from_str(&text).map_err(|error| source(&error));
+        return parse(&text).map_err(in_file);
     }
-    let mut table: Table = toml::from_str(&text).map_err(|error| source(&error))?;
+    let mut table: Table = parse(&text).map_err(in_file)?;
     let mut names = Vec::new();
     for (name, section, field, value) in overlaid {
         let entry = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
@@ -64,8 +72,10 @@ pub fn load<T: DeserializeOwned>(
         }
         names.push(name);
     }
-    T::deserialize(table)
-        .map_err(|error| ConfigError(format!("{} (with {} from the environment)", source(&error), names.join(", "))))
+    T::deserialize(table).map_err(|error| {
+        let error = in_file(ConfigError(error.message().to_owned()));
+        ConfigError(format!("{error} (with {} from the environment)", names.join(", ")))
+    })
 }
 
 type Overlaid = (String, String, String, Value);
@@ -198,6 +208,13 @@ mod tests {
     fn an_unknown_field_is_refused_with_its_name() {
         let error = load::<Example>(None, vars(&[("GRIOT_REDIS__PARTITION", "8")])).expect_err("typo").to_string();
         assert!(error.contains("partition") && error.contains("GRIOT_REDIS__PARTITION"), "{error}");
+    }
+
+    #[test]
+    fn an_error_says_where_and_shows_no_secret() {
+        let text = "[redis]\nurl = \"redis://h:1\"\n  password = hunter2\n";
+        let error = parse::<Example>(text).expect_err("not quoted").to_string();
+        assert!(error.starts_with("line 3, column ") && !error.contains("hunter2"), "{error}");
     }
 
     #[test]

@@ -22,11 +22,6 @@ pub const DEPLOYMENT: &str = "griot:{deployment}";
 pub struct Feed(Arc<str>);
 
 impl Feed {
-    /// The feed of all personal channels of `user`.
-    pub fn of_user(user: &UserId) -> Self {
-        Self(format!("u:{user}").into())
-    }
-
     /// The feed that carries `channel`.
     pub fn of(channel: &Channel) -> Self {
         match channel.owner() {
