@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
+use fanout_core::publisher::Once;
+use fanout_core::{Channel, Data, Publication, RedisConfig};
+use griot_tests::bridge::publisher_with;
 use griot_tests::eventually::eventually;
 use griot_tests::http;
 use griot_tests::process::{Launch, Worker};
@@ -51,6 +54,19 @@ async fn publish_answers_with_the_position_and_the_same_key_publishes_once() -> 
     assert_eq!(api.call("publish", &elsewhere).await?["result"]["offset"], 1, "keys belong to a channel; null is data");
     let aside = json!({"channel": "orders:#42", "data": {}, "skip_history": true});
     assert_eq!(api.call("publish", &aside).await?, json!({"result": {}}));
+    Ok(())
+}
+
+#[tokio::test]
+async fn keys_of_different_channels_never_meet() -> Result<()> {
+    let redis = Redis::start().await?;
+    // One partition, so that nothing but their names keeps them apart.
+    let publisher = publisher_with(RedisConfig { url: redis.url(), partitions: 1, ..RedisConfig::default() })?;
+    for (channel, key) in [("products:a", "b:c"), ("products:a:b", "c"), ("products", "a:b:c")] {
+        let mut publication = Publication::new(Channel::parse(channel)?, Data::parse("1")?);
+        publication.once = Once::Key(key.into());
+        assert!(!publisher.publish(publication).await?.repeated, "{channel} {key}");
+    }
     Ok(())
 }
 

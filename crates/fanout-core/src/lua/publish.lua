@@ -39,7 +39,8 @@ for i = 6, #ARGV, 8 do
   local feed, channel, topic = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local size, ttl = tonumber(ARGV[i + 3]), ARGV[i + 4]
   local once, value, body = ARGV[i + 5], ARGV[i + 6], ARGV[i + 7]
-  local once_key = prefix .. 'once:' .. channel .. ':' .. value
+  -- A channel has colons and no blanks, so that no two pairs make the same name.
+  local once_key = prefix .. 'once:' .. channel .. ' ' .. value
 
   local earlier = once == 'key' and redis.call('GET', once_key)
   if earlier then
