@@ -9,4 +9,6 @@ mod demo;
 mod fence;
 mod invalidation;
 mod readme;
+mod recovery;
 mod right_person;
+mod trials;

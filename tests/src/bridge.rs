@@ -22,18 +22,34 @@ pub struct LoneBridge {
     pub process: Worker,
     addr: SocketAddr,
     admin: SocketAddr,
+    config: String,
 }
 
 impl LoneBridge {
     /// Starts a bridge on the Redis at `redis`, with the shop's topics; `settings` are lines of `[subscriber_bridge]`.
     pub async fn start(redis: &str, settings: &str) -> Result<Self> {
+        Self::start_with(TOPICS, redis, settings).await
+    }
+
+    /// Starts a bridge with other `topics`, in TOML.
+    pub async fn start_with(topics: &str, redis: &str, settings: &str) -> Result<Self> {
         let (addr, admin) = (free_addr()?, free_addr()?);
         let config = format!(
-            "{TOPICS}\n[redis]\nurl = {redis:?}\n[subscriber_bridge]\nlisten = \"{addr}\"\nadmin_listen = \"{admin}\"\n\
+            "{topics}\n[redis]\nurl = {redis:?}\n[subscriber_bridge]\nlisten = \"{addr}\"\nadmin_listen = \"{admin}\"\n\
              token_secret = {SECRET:?}\n{settings}\n"
         );
-        let process = Launch::new("subscriber-bridge").config(config).ready_at(admin).start().await?;
-        Ok(Self { process, addr, admin })
+        let process = Self::launch(&config, admin).await?;
+        Ok(Self { process, addr, admin, config })
+    }
+
+    /// Starts it again where it was, after it was stopped or killed.
+    pub async fn start_again(&mut self) -> Result<()> {
+        self.process = Self::launch(&self.config, self.admin).await?;
+        Ok(())
+    }
+
+    async fn launch(config: &str, admin: SocketAddr) -> Result<Worker> {
+        Launch::new("subscriber-bridge").config(config).ready_at(admin).start().await
     }
 
     /// Where clients connect.
@@ -78,11 +94,18 @@ pub fn publisher(url: &str) -> Result<Publisher> {
 /// # Errors
 /// When the settings cannot work.
 pub fn publisher_with(config: RedisConfig) -> Result<Publisher> {
+    Ok(Publisher::new(fanout_core::Redis::connect(&config)?, topics(TOPICS)?))
+}
+
+/// Topics from TOML.
+///
+/// # Errors
+/// When they are none.
+pub fn topics(toml: &str) -> Result<Topics> {
     #[derive(serde::Deserialize)]
     struct File {
         topics: std::collections::BTreeMap<String, fanout_core::Topic>,
     }
-    let file: File = fanout_core::config::parse(TOPICS)?;
-    let topics = Topics::new(Some(file.topics), None).map_err(anyhow::Error::msg)?;
-    Ok(Publisher::new(fanout_core::Redis::connect(&config)?, topics))
+    let file: File = fanout_core::config::parse(toml)?;
+    Topics::new(Some(file.topics), None).map_err(anyhow::Error::msg)
 }

@@ -6,10 +6,13 @@
 pub mod bridge;
 pub mod client;
 pub mod eventually;
+pub mod fleet;
 pub mod http;
+pub mod oracle;
 pub mod process;
 pub mod proxy;
 pub mod servers;
 pub mod stage;
 pub mod supervisor;
 pub mod token;
+pub mod trial;

@@ -8,6 +8,7 @@ pub mod channel;
 pub mod config;
 mod data;
 pub mod envelope;
+pub mod history;
 pub mod link;
 pub mod names;
 pub mod position;

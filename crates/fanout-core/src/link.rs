@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use self::table::Table;
 use self::wire::{Address, Said, Wire};
 use crate::config::ConfigError;
-use crate::redis::RedisConfig;
+use crate::redis::{RedisConfig, primary_identity};
 use crate::shutdown::Shutdown;
 
 /// Channels in one SUBSCRIBE, so that a large resubscription does not hold the server's main thread.
@@ -60,11 +60,19 @@ pub struct Link {
 struct Shared {
     table: Mutex<Table>,
     changed: Notify,
+    /// Whose connection it is, while there is one and identities are asked for.
+    identity: Mutex<Option<String>>,
+    /// Asks for another connection.
+    renewed: Notify,
 }
 
 impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn identity(&self) -> MutexGuard<'_, Option<String>> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -82,6 +90,7 @@ impl Link {
             port: host.port,
             username: server.username.clone(),
             password: server.password.clone(),
+            identified: config.fence,
         };
         let shared = Arc::new(Shared::default());
         let (barriers, requests) = mpsc::channel(BARRIERS);
@@ -110,6 +119,17 @@ impl Link {
         self.barriers.send(reached).await.is_ok() && wait.await.is_ok()
     }
 
+    /// The identity of the server at the other end, as [`Redis::identity`](crate::Redis::identity) names it; none while
+    /// there is no connection.
+    pub fn identity(&self) -> Option<String> {
+        self.shared.identity().clone()
+    }
+
+    /// Gives the connection up for another one, because it leads to a server that is the primary no more.
+    pub fn renew(&self) {
+        self.shared.renewed.notify_one();
+    }
+
     /// Whether every wanted channel is confirmed.
     pub fn is_settled(&self) -> bool {
         self.shared.table().is_settled()
@@ -136,6 +156,7 @@ impl Connector {
                 Err(error) => error,
             };
             self.pings.clear();
+            *self.shared.identity() = None;
             self.shared.table().disconnected();
             listen(Event::Down(error.to_string()));
             if !shutdown.pause(backoff(attempt)).await {
@@ -158,6 +179,7 @@ impl Connector {
             wire = Wire::open(&self.address) => wire?,
         };
         *attempt = 0;
+        (*self.shared.identity()).clone_from(&wire.identity);
         listen(Event::Up);
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -174,11 +196,15 @@ impl Connector {
                     self.hear(&mut wire, listen)?;
                 }
                 () = self.shared.changed.notified() => {}
+                () = self.shared.renewed.notified() => return Err(io::Error::other("another server is the primary now")),
                 _ = heartbeat.tick() => {
                     if heard.elapsed() > SILENCE {
                         return Err(io::Error::new(io::ErrorKind::TimedOut, format!("silent for {SILENCE:?}")));
                     }
                     self.ping(&mut wire, None).await?;
+                    if wire.identity.is_some() {
+                        wire.send(&["INFO", "replication"]).await?;
+                    }
                 }
             }
         }
@@ -218,6 +244,13 @@ impl Connector {
                 Said::Pong => {
                     if let Some(Some(reached)) = self.pings.pop_front() {
                         let _ = reached.send(());
+                    }
+                }
+                Said::Info(info) => {
+                    // A server that stepped down keeps its connections, and one that came back by itself is another.
+                    let identity = primary_identity(&info).map_err(io::Error::other)?;
+                    if wire.identity.as_ref() != Some(&identity) {
+                        return Err(io::Error::other("the server became another one (a promotion or a restart)"));
                     }
                 }
                 Said::Error(text) => return Err(io::Error::other(format!("Redis refused a subscription: {text}"))),

@@ -29,33 +29,26 @@ impl FeedPosition {
 
 /// Reads the positions of `feeds`, one pipelined call per partition, in the order asked for.
 ///
+/// A feed without a position is given one. Where Redis refuses that (its memory is full, say), the feed's own answer is
+/// the error, and the others have theirs.
+///
 /// # Errors
-/// As any command. A feed without a position is given one.
-pub async fn read(redis: &Redis, feeds: &[Feed]) -> Result<Vec<FeedPosition>, RedisError> {
-    let mut partitions: Vec<(usize, Vec<usize>)> = Vec::new();
-    for (index, feed) in feeds.iter().enumerate() {
-        let partition = redis.partitions().of(feed);
-        match partitions.iter_mut().find(|(known, _)| *known == partition) {
-            Some((_, members)) => members.push(index),
-            None => partitions.push((partition, vec![index])),
-        }
-    }
-    let calls = partitions.iter().map(|(partition, members)| async move {
-        let arguments = members.iter().map(|i| Bytes::copy_from_slice(feeds[*i].as_str().as_bytes())).collect();
-        let prefix = redis.partitions().prefix(*partition);
-        script::run::<Vec<Vec<Value>>>(redis, &script::POSITIONS, prefix, arguments).await
-    });
-    let answers = futures::future::try_join_all(calls).await?;
-    let mut positions = vec![None; feeds.len()];
-    for ((_, members), answer) in partitions.iter().zip(answers) {
-        for (index, fields) in members.iter().zip(answer) {
-            positions[*index] = feed_position(&fields);
-        }
-    }
-    positions.into_iter().collect::<Option<_>>().ok_or_else(|| RedisError::Refused("a position of unknown form".into()))
+/// As any command.
+pub async fn read(redis: &Redis, feeds: &[Feed]) -> Result<Vec<Result<FeedPosition, RedisError>>, RedisError> {
+    let asked: Vec<_> =
+        feeds.iter().map(|feed| (feed.clone(), vec![Bytes::copy_from_slice(feed.as_str().as_bytes())])).collect();
+    let answers = script::run_each(redis, &script::POSITIONS, &[], &asked).await?;
+    Ok(answers.iter().map(|fields| feed_position(fields)).collect())
 }
 
-fn feed_position(fields: &[Value]) -> Option<FeedPosition> {
+fn feed_position(fields: &[Value]) -> Result<FeedPosition, RedisError> {
+    if let [error] = fields {
+        return Err(RedisError::answered(error.as_string().unwrap_or_default()));
+    }
+    known_form(fields).ok_or_else(|| RedisError::Refused("a position of unknown form".into()))
+}
+
+fn known_form(fields: &[Value]) -> Option<FeedPosition> {
     let [epoch, sequence, tops @ ..] = fields else { return None };
     let tops = tops.chunks_exact(2).map(|pair| Some((pair[0].as_string()?, pair[1].as_u64()?)));
     Some(FeedPosition {

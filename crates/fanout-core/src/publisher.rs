@@ -208,6 +208,11 @@ impl Publisher {
         };
         let keeps = topic.keeps_history() && !publication.skip_history;
         let size = if keeps { topic.history_size } else { 0 };
+        let replaces = match &publication.conflation_key {
+            _ if !topic.conflate => Bytes::new(),
+            Some(key) => Bytes::from(format!("key {key}")),
+            None => Bytes::from_static(b"none"),
+        };
         let feed = Feed::of(channel);
         let arguments = vec![
             Bytes::from(feed.as_str().to_owned()),
@@ -215,6 +220,7 @@ impl Publisher {
             Bytes::from(channel.topic().to_owned()),
             Bytes::from(size.to_string()),
             Bytes::from(topic.history_ttl_seconds.to_string()),
+            replaces,
             Bytes::from_static(kind.as_bytes()),
             value,
             Bytes::from(description.body(&publication.data)),

@@ -23,6 +23,15 @@ const UNLINK_BATCH: usize = 256;
 /// How often a worker looks whether Redis is there.
 const WATCH: Duration = Duration::from_millis(250);
 
+/// The identity in the answer to `INFO replication`, when a primary gave it; else why it is of no use.
+pub(crate) fn primary_identity(info: &str) -> Result<String, &'static str> {
+    if info.lines().any(|line| line.trim_end() == "role:slave") {
+        return Err("this server is a replica: redis.url must lead to the primary");
+    }
+    let id = info.lines().find_map(|line| line.strip_prefix("master_replid:"));
+    id.map(|id| id.trim_end().to_owned()).ok_or("INFO replication names no master_replid")
+}
+
 /// Where Redis is and what all processes of a deployment must agree on.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -143,6 +152,22 @@ impl RedisError {
     }
 }
 
+impl RedisError {
+    /// What an error that Redis answered means, by its text.
+    pub(crate) fn answered(text: String) -> Self {
+        let says = |word: &str| text.contains(word);
+        if says("LOADING") || says("READONLY") || says("MASTERDOWN") || says("TRYAGAIN") {
+            Self::Away(text)
+        } else if says("OOM ") {
+            Self::OutOfMemory
+        } else if says("NOPERM") || says("can't run this command") {
+            Self::NotPermitted(text)
+        } else {
+            Self::Refused(text)
+        }
+    }
+}
+
 impl From<Error> for RedisError {
     fn from(error: Error) -> Self {
         let text = error.details().to_owned();
@@ -150,13 +175,8 @@ impl From<Error> for RedisError {
             ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::Backpressure | ErrorKind::Routing => {
                 Self::Away(text)
             }
-            _ if ["LOADING", "READONLY", "MASTERDOWN", "TRYAGAIN"].iter().any(|word| text.contains(word)) => {
-                Self::Away(text)
-            }
-            _ if text.contains("OOM ") => Self::OutOfMemory,
             ErrorKind::Auth => Self::NotPermitted(text),
-            _ if text.contains("NOPERM") || text.contains("can't run this command") => Self::NotPermitted(text),
-            _ => Self::Refused(text),
+            _ => Self::answered(text),
         }
     }
 }
@@ -252,13 +272,13 @@ impl Redis {
     /// the right to ask is then missing.
     ///
     /// # Errors
-    /// As any command.
+    /// As any command; a replica, which is no place to write to, counts as [away](RedisError::Away).
     pub async fn identity(&self) -> Result<Option<String>, RedisError> {
         if !self.config.fence {
             return Ok(None);
         }
         let info: String = self.client.info(Some(InfoKind::Replication)).await?;
-        Ok(info.lines().find_map(|line| line.strip_prefix("master_replid:")).map(|id| id.trim().to_owned()))
+        primary_identity(&info).map(Some).map_err(|role| RedisError::Away(role.to_owned()))
     }
 
     /// Asks for an answer.
@@ -272,7 +292,8 @@ impl Redis {
     /// Keeps `health` true to whether Redis answers, until the ending is asked for.
     pub async fn watch(self, health: Health, shutdown: Shutdown) {
         while shutdown.pause(WATCH).await {
-            match self.ping().await {
+            let answer = if self.config.fence { self.identity().await.map(drop) } else { self.ping().await };
+            match answer {
                 Ok(()) => health.up("redis"),
                 Err(error) => health.down("redis", error.to_string()),
             }

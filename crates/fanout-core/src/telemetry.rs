@@ -52,7 +52,12 @@ impl ByReason {
 
     /// Counts one.
     pub fn count(&self, reason: &'static str) {
-        self.0.get_or_create(&Reason { reason }).inc();
+        self.count_many(reason, 1);
+    }
+
+    /// Counts several at once.
+    pub fn count_many(&self, reason: &'static str, count: usize) {
+        self.0.get_or_create(&Reason { reason }).inc_by(count as u64);
     }
 }
 

@@ -22,7 +22,8 @@ pub enum Personal {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Topic {
-    /// Publications kept per channel; 0 keeps none, and the topic then has no positions.
+    /// Publications kept per channel, on a conflated topic the newest of so many keys; 0 keeps none, and the topic then
+    /// has no positions.
     pub history_size: u32,
     /// Seconds that a channel's history outlives its last publication.
     pub history_ttl_seconds: u32,
@@ -32,7 +33,8 @@ pub struct Topic {
     pub broadcast: bool,
     /// Whether every signed-in user may subscribe to named channels `TOPIC:NAME`.
     pub named: bool,
-    /// Whether a newer publication may replace an older unsent one with the same conflation key.
+    /// Whether a newer publication replaces an older one with the same conflation key, while that waits for a slow
+    /// connection and in the history. A publication without a key replaces nothing.
     pub conflate: bool,
     /// Whether the bridges listen to plain `PUBLISH TOPIC` of any Redis client.
     pub raw: bool,

@@ -10,6 +10,9 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+/// Smallest outbox: it must hold the largest publication, and another one while that is being written.
+const MIN_OUTBOX_BYTES: usize = 256 * 1024;
+
 /// The configuration file as the bridge reads it. Sections of other workers are permitted and not read.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,6 +59,11 @@ pub struct BridgeConfig {
     pub max_channels: usize,
     /// Most bytes that may wait for a connection that does not read.
     pub max_outbox_bytes: usize,
+    /// Most bytes that all feeds together may hold back while they are being repaired after a lost link.
+    pub max_repair_bytes: usize,
+    /// Seconds over which clients are told that continuity is lost, so that not all of them come back at once. A client is
+    /// told at the latest before the next publication of the channel.
+    pub telling_window_seconds: u32,
     /// Most bytes of one message from a client.
     pub max_message_bytes: usize,
     /// Seconds between pings.
@@ -81,6 +89,8 @@ impl Default for BridgeConfig {
             max_connections: 15_000,
             max_channels: 128,
             max_outbox_bytes: 1024 * 1024,
+            max_repair_bytes: 64 * 1024 * 1024,
+            telling_window_seconds: 10,
             max_message_bytes: 64 * 1024,
             ping_seconds: 25,
             pong_timeout_seconds: 8,
@@ -103,6 +113,18 @@ impl BridgeConfig {
                 self.pong_timeout_seconds, self.ping_seconds
             ));
         }
+        if self.max_outbox_bytes < MIN_OUTBOX_BYTES {
+            return Err(format!(
+                "subscriber_bridge.max_outbox_bytes = {} must be at least {MIN_OUTBOX_BYTES}: two of the largest publications",
+                self.max_outbox_bytes
+            ));
+        }
         Ok(())
+    }
+
+    /// Most bytes of history for one connection or one channel: a reply with all of it, and more beside it, fits into the
+    /// outbox.
+    pub(crate) fn max_recovery_bytes(&self) -> usize {
+        self.max_outbox_bytes / 2
     }
 }

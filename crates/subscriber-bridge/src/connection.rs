@@ -6,9 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use fanout_core::envelope::Position;
-use fanout_core::names::Feed;
-use fanout_core::{Channel, Shutdown, Topic, position};
+use fanout_core::{Channel, Shutdown};
 use futures::StreamExt;
 use futures::future::join_all;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,7 +19,8 @@ use crate::Shared;
 use crate::codes::{self, Disconnect};
 use crate::frame;
 use crate::hub::ConnectionId;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Turn};
+use crate::recovery;
 use crate::session::{Join, Session, Step};
 
 /// How long a subscription may wait for Redis before it is answered as unrecoverable; clients give up after 5 s.
@@ -42,6 +41,10 @@ pub(crate) struct Connection {
     socket: WebSocketStream<Half>,
     /// When the next ping goes out, or the pong to the last one is due, or the first command.
     timer: Instant,
+    /// Channels of whose lost continuity the client is to be told.
+    lost: Vec<Channel>,
+    /// When it is told.
+    tell_at: Option<Instant>,
 }
 
 impl Connection {
@@ -57,7 +60,7 @@ impl Connection {
         let socket = WebSocketStream::from_partially_read(half, early.to_vec(), Role::Server, Some(config)).await;
         let session = Session::new(Arc::clone(&shared.rules), uuid::Uuid::new_v4().to_string());
         let timer = Instant::now() + Duration::from_secs(shared.config.stale_seconds.into());
-        Self { shared, id, session, outbox, socket, timer }
+        Self { shared, id, session, outbox, socket, timer, lost: Vec::new(), tell_at: None }
     }
 
     /// Lives until either side ends it.
@@ -80,14 +83,19 @@ impl Connection {
         }
     }
 
-    /// Branches by priority: the ending, the outbox (a closed one ends the connection), the timer, the client.
+    /// Branches by priority: the ending, the outbox (a closed one ends the connection), what is to be told, the timer, the
+    /// client.
     async fn serve(&mut self, shutdown: &Shutdown) -> Disconnect {
         let outbox = Arc::clone(&self.outbox);
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.requested() => return codes::SHUTDOWN,
-                disconnect = outbox.drive() => return disconnect,
+                turn = outbox.drive() => match turn {
+                    Turn::Closed(disconnect) => return disconnect,
+                    Turn::Lost(channels) => self.lose(channels),
+                },
+                () = sleep_until(self.tell_at.unwrap_or(self.timer)), if self.tell_at.is_some() => self.tell(),
                 () = sleep_until(self.timer) => {
                     if let Err(disconnect) = self.tick() {
                         return disconnect;
@@ -148,46 +156,43 @@ impl Connection {
         Ok(())
     }
 
-    /// Subscribes first, reads positions then, replies, and only after that lets publications through: what was
-    /// published meanwhile was held, so that nothing falls between and nothing overtakes the reply.
+    /// Subscribes first, reads positions and what a recovering client missed then, replies, and only after that lets
+    /// publications through: what was published meanwhile was held, so that nothing falls between and nothing overtakes the
+    /// reply.
     async fn join(&mut self, join: Join) {
         let (channels, connects) = (join.channels(), join.is_connect());
         let confirmations = self.shared.hub.join(self.id, &self.outbox, &channels);
-        let positions = timeout(JOIN_PATIENCE, self.positions(&channels, confirmations)).await;
-        let positions = positions.ok().flatten().unwrap_or_else(|| vec![None; channels.len()]);
-        let reply = self.session.joined(join, &positions, unix_now());
+        let read = async {
+            join_all(confirmations).await;
+            recovery::standings(&self.shared, &channels, join.recoveries()).await
+        };
+        let standings = timeout(JOIN_PATIENCE, read).await.ok().flatten();
+        let standings = standings.unwrap_or_else(|| channels.iter().map(|_| None).collect());
+        recovery::count(&self.shared.metrics, join.recoveries(), &standings);
+        let reply = self.session.joined(join, &standings, unix_now());
         self.outbox.send(frame::text(&reply));
-        for ((channel, _), position) in channels.iter().zip(positions) {
-            self.shared.hub.activate(self.id, channel, position);
+        for ((channel, _), standing) in channels.iter().zip(standings) {
+            self.shared.hub.activate(self.id, channel, standing.map(|standing| standing.top));
         }
         if connects {
+            self.shared.metrics.connects.inc();
             let interval = Duration::from_secs(self.shared.config.ping_seconds.into());
             // Clients that came back together must not be pinged together.
             self.timer = Instant::now() + interval.mul_f64(0.5 + 0.5 * fastrand::f64());
         }
     }
 
-    async fn positions(
-        &self,
-        channels: &[(Channel, bool)],
-        confirmations: Vec<tokio::sync::oneshot::Receiver<()>>,
-    ) -> Option<Vec<Option<Position>>> {
-        join_all(confirmations).await;
-        let keeps = |channel: &Channel| self.shared.rules.topics.of(channel).is_some_and(Topic::keeps_history);
-        let mut feeds: Vec<Feed> = Vec::new();
-        for (channel, _) in channels.iter().filter(|(channel, _)| keeps(channel)) {
-            let feed = Feed::of(channel);
-            if !feeds.contains(&feed) {
-                feeds.push(feed);
-            }
-        }
-        let read = position::read(&self.shared.redis, &feeds).await;
-        let read = read.inspect_err(|error| tracing::debug!(%error, "a position could not be read")).ok()?;
-        let of = |channel: &Channel| {
-            let index = feeds.iter().position(|feed| *feed == Feed::of(channel))?;
-            keeps(channel).then(|| read[index].of(channel.topic()))
-        };
-        Some(channels.iter().map(|(channel, _)| of(channel)).collect())
+    /// Continuity of `channels` is lost. The client is told at some moment of the window, so that not all clients come back
+    /// at once; the hub tells it before that, should anything be published.
+    fn lose(&mut self, channels: Vec<Channel>) {
+        self.lost.extend(channels);
+        let window = Duration::from_secs(self.shared.config.telling_window_seconds.into());
+        self.tell_at.get_or_insert_with(|| Instant::now() + window.mul_f64(fastrand::f64()));
+    }
+
+    fn tell(&mut self) {
+        self.tell_at = None;
+        self.shared.hub.tell_lost(self.id, &std::mem::take(&mut self.lost));
     }
 
     /// The timer has run out.

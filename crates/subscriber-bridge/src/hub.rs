@@ -9,15 +9,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use fanout_core::envelope::{Envelope, Position};
+use fanout_core::history::{After, Since};
 use fanout_core::link::Link;
 use fanout_core::names::{Feed, Partitions};
 use fanout_core::position::FeedPosition;
 use fanout_core::{Channel, Topics};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
+use crate::audience::{Audience, Members};
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
-use crate::subscription::{Held, Subscription, Verdict};
+use crate::repair::{Repair, Room};
+use crate::subscription::{Continues, Held, Subscription, Verdict};
 use crate::{codes, frame, protocol};
 
 /// Shards: enough that a large broadcast delays few others.
@@ -29,24 +32,42 @@ pub(crate) struct ConnectionId(pub(crate) u64);
 
 /// See the module.
 pub(crate) struct Hub {
-    shards: Vec<Mutex<HashMap<Feed, Subscribers>>>,
+    shards: Vec<Mutex<HashMap<Feed, Audience>>>,
     hasher: RandomState,
     link: Link,
     partitions: Partitions,
     topics: Topics,
     metrics: Metrics,
+    room: Room,
+    ailing: Ailing,
 }
 
-/// The connections of one feed, by channel. A user's feed has a handful of channels, any other has one.
-#[derive(Default)]
-struct Subscribers {
-    channels: Vec<(Channel, HashMap<ConnectionId, Subscription>)>,
+/// Feeds that wait for their repair; at most those that the bridge has.
+#[derive(Debug, Default)]
+struct Ailing {
+    feeds: Mutex<Vec<Feed>>,
+    changed: Notify,
 }
 
 impl Hub {
-    pub(crate) fn new(link: Link, partitions: Partitions, topics: Topics, metrics: Metrics) -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, hasher: RandomState::new(), link, partitions, topics, metrics }
+    /// `repair_bytes` is what all repairs together may hold.
+    pub(crate) fn new(
+        link: Link,
+        redis: &fanout_core::Redis,
+        topics: Topics,
+        metrics: Metrics,
+        repair_bytes: usize,
+    ) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            link,
+            partitions: redis.partitions().clone(),
+            topics,
+            metrics,
+            room: Room::new(repair_bytes),
+            ailing: Ailing::default(),
+        }
     }
 
     /// Adds the connection to `channels`. What is published from now on is held until [`activate`](Self::activate).
@@ -62,11 +83,11 @@ impl Hub {
             let feed = Feed::of(channel);
             let mut shard = self.shard(&feed);
             let subscription = Subscription::joining(Arc::clone(outbox), *server_side);
-            let subscribers = shard.entry(feed.clone()).or_insert_with(|| {
+            let audience = shard.entry(feed.clone()).or_insert_with(|| {
                 self.metrics.feeds.inc();
-                Subscribers::default()
+                Audience::default()
             });
-            subscribers.of(channel).insert(connection, subscription);
+            audience.of(channel).insert(connection, subscription);
             if !confirmations.iter().any(|(known, _)| *known == feed) {
                 // Under the shard's lock, so that it cannot cross another connection's leaving.
                 let confirmed = self.link.subscribe(&self.partitions.pubsub(&feed));
@@ -81,17 +102,27 @@ impl Hub {
     pub(crate) fn activate(&self, connection: ConnectionId, channel: &Channel, position: Option<Position>) {
         let feed = Feed::of(channel);
         let mut shard = self.shard(&feed);
-        let Some(subscribers) = shard.get_mut(&feed) else { return };
-        let members = subscribers.of(channel);
-        let Some(subscription) = members.get_mut(&connection) else { return };
-        let insufficient = match subscription.activate(position) {
-            None => true,
-            Some(held) => held.iter().any(|held| self.offer(channel, subscription, held) == Verdict::Insufficient),
-        };
-        if insufficient {
-            self.tell(channel, members, connection);
-            self.sweep(&mut shard, &feed);
+        let Some(audience) = shard.get_mut(&feed) else { return };
+        if let Some(repair) = &mut audience.repair {
+            repair.fresh.insert(connection);
         }
+        let members = audience.of(channel);
+        let Some(subscription) = members.get_mut(&connection) else { return };
+        let (held, mut missed) = subscription.activate(position);
+        let mut lost = false;
+        for held in &held {
+            match self.offer(subscription, held, Continues::Next) {
+                Verdict::Gap => missed = true,
+                Verdict::Lost => lost = true,
+                Verdict::Deliver | Verdict::Held | Verdict::Repeated => {}
+            }
+        }
+        if lost {
+            self.tell(channel, members, connection);
+        } else if missed && position.is_some() {
+            self.begin_repair(&feed, audience);
+        }
+        self.tidy(&mut shard, &feed);
     }
 
     /// Removes the connection from `channels`; leaves feeds that nobody here has any more.
@@ -99,13 +130,13 @@ impl Hub {
         for channel in channels {
             let feed = Feed::of(channel);
             let mut shard = self.shard(&feed);
-            let Some(subscribers) = shard.get_mut(&feed) else { continue };
-            subscribers.of(channel).remove(&connection);
-            self.sweep(&mut shard, &feed);
+            let Some(audience) = shard.get_mut(&feed) else { continue };
+            audience.of(channel).remove(&connection);
+            self.tidy(&mut shard, &feed);
         }
     }
 
-    /// Delivers what came out of Redis on `feed`.
+    /// Delivers what came out of Redis on `feed`, or holds it while something before it may be missing.
     pub(crate) fn publish(&self, feed: &Feed, payload: &Bytes) {
         self.metrics.received.inc();
         let envelope = match Envelope::parse(payload) {
@@ -116,82 +147,158 @@ impl Hub {
                 return;
             }
         };
-        let Some(channel) = feed.channel(&envelope.description.topic) else {
-            return self.metrics.dropped.count("topic of another feed");
-        };
-        let position = Some(envelope.position).filter(|position| position.offset > 0);
-        self.deliver(&channel, || {
-            let description = &envelope.description;
-            let push = protocol::publication(channel.as_str(), envelope.data.as_bytes(), position, Some(description));
-            let conflates = self.topics.of(&channel).is_some_and(|topic| topic.conflate);
-            let key = description.key.as_ref().filter(|_| conflates);
-            Held { frame: frame::text(&push), position, conflation: key.map(|key| format!("{channel} {key}").into()) }
-        });
+        let mut shard = self.shard(feed);
+        let Some(audience) = shard.get_mut(feed) else { return };
+        if let Some(repair) = &mut audience.repair {
+            repair.hold(envelope.sequence, payload);
+        } else if !audience.hears(&envelope) || self.deliver(feed, audience, &envelope, Continues::Next) {
+            self.begin_repair(feed, audience);
+            audience.repair.iter_mut().for_each(|repair| repair.hold(envelope.sequence, payload));
+        }
+        self.tidy(&mut shard, feed);
     }
 
     /// Delivers a raw publication, which has neither position nor history.
     pub(crate) fn publish_raw(&self, channel: &Channel, data: &[u8]) {
         self.metrics.received.inc();
-        self.deliver(channel, || {
-            let push = protocol::publication(channel.as_str(), data, None, None);
-            Held { frame: frame::text(&push), position: None, conflation: None }
-        });
-    }
-
-    /// The feed was live, lost and is live again, and stood at `position` after that: whoever is behind it missed
-    /// something and is told.
-    pub(crate) fn resumed(&self, feed: &Feed, position: &FeedPosition) {
-        let mut shard = self.shard(feed);
-        let Some(subscribers) = shard.get_mut(feed) else { return };
-        for (channel, members) in &mut subscribers.channels {
-            if !self.topics.of(channel).is_some_and(fanout_core::Topic::keeps_history) {
-                continue;
-            }
-            let now = position.of(channel.topic());
-            let behind: Vec<ConnectionId> =
-                members.iter_mut().filter_map(|(id, member)| member.missed(now).then_some(*id)).collect();
-            for connection in behind {
-                self.tell(channel, members, connection);
-            }
-        }
-        self.sweep(&mut shard, feed);
-    }
-
-    fn deliver(&self, channel: &Channel, encode: impl FnOnce() -> Held) {
         let feed = Feed::of(channel);
         let mut shard = self.shard(&feed);
-        let Some(subscribers) = shard.get_mut(&feed) else { return };
-        let Some((_, members)) = subscribers.channels.iter_mut().find(|(known, _)| known == channel) else { return };
-        if members.is_empty() {
-            return;
+        let Some(members) = shard.get_mut(&feed).and_then(|audience| audience.members(channel)) else { return };
+        let push = protocol::publication(channel.as_str(), data, None, None);
+        let held = Held { frame: frame::text(&push), position: None, conflation: None };
+        for subscription in members.values_mut() {
+            self.offer(subscription, &held, Continues::Next);
         }
-        let held = encode();
-        let mut lost = Vec::new();
+    }
+
+    /// The feed was live, lost and is live again: what came between is to be repaired.
+    pub(crate) fn resumed(&self, feed: &Feed) {
+        let mut shard = self.shard(feed);
+        let Some(audience) = shard.get_mut(feed) else { return };
+        for (_, members) in &mut audience.channels {
+            members.values_mut().for_each(Subscription::disturb);
+        }
+        self.begin_repair(feed, audience);
+    }
+
+    /// Waits for feeds that are to be repaired, and takes at most `limit`.
+    pub(crate) async fn ailing(&self, limit: usize) -> Vec<Feed> {
+        loop {
+            let batch = {
+                let mut feeds = self.ailing.feeds.lock().unwrap_or_else(PoisonError::into_inner);
+                let keep = feeds.len().saturating_sub(limit);
+                feeds.split_off(keep)
+            };
+            if !batch.is_empty() {
+                return batch;
+            }
+            self.ailing.changed.notified().await;
+        }
+    }
+
+    /// These feeds are still to be repaired.
+    pub(crate) fn still_ailing(&self, feeds: impl IntoIterator<Item = Feed>) {
+        self.ailing.feeds.lock().unwrap_or_else(PoisonError::into_inner).extend(feeds);
+        self.ailing.changed.notify_one();
+    }
+
+    /// What the audience of `feed` lacks, now that it stands at `position`.
+    pub(crate) fn missing(&self, feed: &Feed, position: &FeedPosition) -> Vec<Since> {
+        self.shard(feed).get(feed).map(|audience| audience.missing(position, &self.topics)).unwrap_or_default()
+    }
+
+    /// Ends a round of the repair of `feed`: releases what was held and what was `found` in the histories, and marks
+    /// those for whom that is not enough. Without a position, which Redis refused to give, that is everybody.
+    pub(crate) fn repaired(&self, feed: &Feed, position: Option<&FeedPosition>, found: &[(Since, After)]) {
+        let mut shard = self.shard(feed);
+        let Some(audience) = shard.get_mut(feed) else { return };
+        let Some(repair) = &mut audience.repair else { return };
+        let merged = position.map(|position| repair.merge(position, found)).unwrap_or_default();
+        let lost = audience.lose(position, found, &self.topics);
+        let mut gaps = false;
+        for payload in merged.values() {
+            let Ok(envelope) = Envelope::parse(payload) else { continue };
+            let replaced =
+                found.iter().any(|(since, _)| since.conflated && since.channel.topic() == envelope.description.topic);
+            let continues = if replaced { Continues::Later } else { Continues::Next };
+            gaps |= self.deliver(feed, audience, &envelope, continues);
+        }
+        if let Some(repair) = &mut audience.repair {
+            repair.again |= gaps;
+        }
+        let last = merged.last_key_value().map_or(0, |(sequence, _)| *sequence);
+        if audience.repaired(position.map(|position| (position.epoch, position.sequence.max(last))), &self.room) {
+            self.still_ailing([feed.clone()]);
+        }
+        self.metrics.repairs.count(match (lost, found.len()) {
+            (0, 0) => "nothing was missing",
+            (0, _) => "repaired",
+            _ => "continuity lost",
+        });
+        self.tidy(&mut shard, feed);
+    }
+
+    /// Tells the connection what it is still to be told of `channels`.
+    pub(crate) fn tell_lost(&self, connection: ConnectionId, channels: &[Channel]) {
+        for channel in channels {
+            let feed = Feed::of(channel);
+            let mut shard = self.shard(&feed);
+            let Some(members) = shard.get_mut(&feed).and_then(|audience| audience.members(channel)) else { continue };
+            if members.get(&connection).is_some_and(Subscription::is_lost) {
+                self.tell(channel, members, connection);
+            }
+            self.tidy(&mut shard, &feed);
+        }
+    }
+
+    /// From now on what arrives on `feed` is held until a repair is done; one that is under way is done once more.
+    fn begin_repair(&self, feed: &Feed, audience: &mut Audience) {
+        if let Some(repair) = &mut audience.repair {
+            repair.again = true;
+        } else {
+            audience.repair = Some(Repair::new(self.room.clone()));
+            self.still_ailing([feed.clone()]);
+        }
+    }
+
+    /// Offers a publication to the members of its channel; says whether some of them lack one before it.
+    fn deliver(&self, feed: &Feed, audience: &mut Audience, envelope: &Envelope<'_>, continues: Continues) -> bool {
+        let description = &envelope.description;
+        let Some(channel) = feed.channel(&description.topic) else {
+            self.metrics.dropped.count("topic of another feed");
+            return false;
+        };
+        let Some(members) = audience.members(&channel) else { return false };
+        let position = Some(envelope.position).filter(|position| position.offset > 0);
+        let push = protocol::publication(channel.as_str(), envelope.data.as_bytes(), position, Some(description));
+        let conflates = self.topics.of(&channel).is_some_and(|topic| topic.conflate);
+        let key = description.key.as_ref().filter(|_| conflates);
+        let conflation = key.map(|key| format!("{channel} {key}").into());
+        let held = Held { frame: frame::text(&push), position, conflation };
+        let (mut lost, mut gaps) = (Vec::new(), false);
         for (connection, subscription) in members.iter_mut() {
-            if self.offer(channel, subscription, &held) == Verdict::Insufficient {
-                lost.push(*connection);
+            match self.offer(subscription, &held, continues) {
+                Verdict::Lost => lost.push(*connection),
+                Verdict::Gap => gaps = true,
+                Verdict::Deliver | Verdict::Held | Verdict::Repeated => {}
             }
         }
         for connection in lost {
-            self.tell(channel, members, connection);
+            self.tell(&channel, members, connection);
         }
-        self.sweep(&mut shard, &feed);
+        gaps
     }
 
-    fn offer(&self, channel: &Channel, subscription: &mut Subscription, held: &Held) -> Verdict {
-        let verdict = subscription.offer(held);
-        match verdict {
-            Verdict::Deliver => {
-                self.metrics.deliveries.inc();
-            }
-            Verdict::Insufficient => tracing::debug!(%channel, "continuity lost"),
-            Verdict::Held | Verdict::Repeated => {}
+    fn offer(&self, subscription: &mut Subscription, held: &Held, continues: Continues) -> Verdict {
+        let verdict = subscription.offer(held, continues);
+        if verdict == Verdict::Deliver {
+            self.metrics.deliveries.inc();
         }
         verdict
     }
 
     /// Tells one subscriber that continuity is lost, by the means of its kind of subscription, and removes it.
-    fn tell(&self, channel: &Channel, members: &mut HashMap<ConnectionId, Subscription>, connection: ConnectionId) {
+    fn tell(&self, channel: &Channel, members: &mut Members, connection: ConnectionId) {
         let Some(subscription) = members.remove(&connection) else { return };
         if subscription.server_side {
             // An unsubscribe push would make clients deaf on a server-side subscription: they reconnect instead.
@@ -204,28 +311,16 @@ impl Hub {
         }
     }
 
-    fn sweep(&self, shard: &mut HashMap<Feed, Subscribers>, feed: &Feed) {
-        let Some(subscribers) = shard.get_mut(feed) else { return };
-        subscribers.channels.retain(|(_, members)| !members.is_empty());
-        if subscribers.channels.is_empty() {
+    fn tidy(&self, shard: &mut HashMap<Feed, Audience>, feed: &Feed) {
+        if shard.get_mut(feed).is_some_and(Audience::tidy) {
             shard.remove(feed);
             self.metrics.feeds.dec();
             self.link.unsubscribe(&self.partitions.pubsub(feed));
         }
     }
 
-    fn shard(&self, feed: &Feed) -> MutexGuard<'_, HashMap<Feed, Subscribers>> {
+    fn shard(&self, feed: &Feed) -> MutexGuard<'_, HashMap<Feed, Audience>> {
         let index = self.hasher.hash_one(feed) as usize % SHARDS;
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Subscribers {
-    fn of(&mut self, channel: &Channel) -> &mut HashMap<ConnectionId, Subscription> {
-        let index = self.channels.iter().position(|(known, _)| known == channel).unwrap_or_else(|| {
-            self.channels.push((channel.clone(), HashMap::new()));
-            self.channels.len() - 1
-        });
-        &mut self.channels[index].1
     }
 }

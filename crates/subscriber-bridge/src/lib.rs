@@ -2,6 +2,7 @@
 //!
 //! What arrives at the [link](fanout_core::link) goes through the hub to the outboxes. It knows nothing of PostgreSQL.
 
+mod audience;
 pub mod codes;
 pub mod config;
 mod connection;
@@ -12,6 +13,9 @@ mod metrics;
 mod outbox;
 pub mod protocol;
 mod raw;
+mod recovery;
+mod repair;
+mod repairer;
 mod server;
 pub mod session;
 mod subscription;
@@ -30,6 +34,7 @@ pub use self::config::{BridgeConfig, Config};
 use self::hub::Hub;
 use self::listen::Listener;
 use self::metrics::Metrics;
+use self::repairer::Repairer;
 use self::session::Rules;
 use self::token::Tokens;
 
@@ -91,9 +96,16 @@ impl Bridge {
         let redis = Redis::connect(&self.config.redis)?;
         let config = self.config.subscriber_bridge;
         let (link, connector) = Link::new(&self.config.redis)?;
-        let hub = Hub::new(link.clone(), redis.partitions().clone(), self.topics.clone(), metrics.clone());
+        let hub = Hub::new(link.clone(), &redis, self.topics.clone(), metrics.clone(), config.max_repair_bytes);
         let hub = Arc::new(hub);
         let listener = Listener::new(&link, Arc::clone(&hub), &self.topics, &config, &metrics, &health);
+        let repairer = Repairer {
+            hub: Arc::clone(&hub),
+            redis: redis.clone(),
+            link: link.clone(),
+            metrics: metrics.clone(),
+            max_bytes: config.max_recovery_bytes(),
+        };
         let rules = Rules {
             tokens: self.tokens,
             topics: self.topics,
@@ -105,7 +117,8 @@ impl Bridge {
         redis.join_deployment(&shutdown).await?;
         let hearing = Arc::clone(&listener);
         shutdown.spawn(connector.run(move |event| hearing.hear(event), shutdown.clone()));
-        shutdown.spawn(Arc::clone(&listener).check_resumed(redis.clone(), link.clone(), shutdown.clone()));
+        shutdown.spawn(repairer.run(shutdown.clone()));
+        shutdown.spawn(listen::compare(redis.clone(), link.clone(), shutdown.clone()));
         shutdown.spawn(listener.watch(link, shutdown.clone()));
         shutdown.spawn(redis.watch(health, shutdown.clone()));
         fanout_core::ready("serving");

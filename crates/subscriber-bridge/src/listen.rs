@@ -1,26 +1,25 @@
-//! Listening to the link: publications to the hub, and what to do when the connection was lost.
+//! Listening to the link: publications go to the hub, raw ones by way of their owner.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fanout_core::admin::Health;
 use fanout_core::link::{Event, Link};
-use fanout_core::names::{Feed, Partitions};
-use fanout_core::{Redis, Shutdown, Topic, Topics, position};
-use tokio::sync::Notify;
+use fanout_core::names::Partitions;
+use fanout_core::{Redis, Shutdown, Topic, Topics};
 
 use crate::BridgeConfig;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::raw;
 
-/// Feeds whose positions are compared at once after a lost connection.
-const RESUMED_BATCH: usize = 256;
-/// How often the link is looked at, and wait after a failed comparison.
+/// How often the link is looked at.
 const WATCH: Duration = Duration::from_millis(250);
+/// How often it is asked whether commands and link lead to the same server.
+const COMPARE: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(crate) struct Listener {
@@ -31,9 +30,6 @@ pub(crate) struct Listener {
     metrics: Metrics,
     health: Health,
     connected: AtomicBool,
-    /// Feeds that are live again and not compared yet; at most those that the bridge holds.
-    resumed: Mutex<Vec<Feed>>,
-    resumed_changed: Notify,
 }
 
 /// How many raw publications this second may still take.
@@ -68,8 +64,6 @@ impl Listener {
             metrics: metrics.clone(),
             health: health.clone(),
             connected: AtomicBool::new(false),
-            resumed: Mutex::default(),
-            resumed_changed: Notify::new(),
         })
     }
 
@@ -87,8 +81,7 @@ impl Listener {
             }
             Event::Resumed(channel) => {
                 if let Some(feed) = std::str::from_utf8(&channel).ok().and_then(Partitions::feed) {
-                    self.resumed().push(feed);
-                    self.resumed_changed.notify_one();
+                    self.hub.resumed(&feed);
                 }
             }
         }
@@ -113,43 +106,6 @@ impl Listener {
         }
     }
 
-    /// Compares positions of feeds that are live again, in paced batches, so that whoever missed something is told.
-    pub(crate) async fn check_resumed(self: Arc<Self>, redis: Redis, link: Link, shutdown: Shutdown) {
-        loop {
-            let batch: Vec<Feed> = {
-                let mut resumed = self.resumed();
-                let keep = resumed.len().saturating_sub(RESUMED_BATCH);
-                resumed.split_off(keep)
-            };
-            if batch.is_empty() {
-                tokio::select! {
-                    biased;
-                    () = shutdown.requested() => return,
-                    () = self.resumed_changed.notified() => {}
-                }
-                continue;
-            }
-            // What was published before the read is with the hub once the barrier is passed: only what is then still
-            // missing was missed.
-            match position::read(&redis, &batch).await {
-                Ok(positions) if link.barrier().await => {
-                    for (feed, position) in batch.iter().zip(&positions) {
-                        self.hub.resumed(feed, position);
-                    }
-                }
-                outcome => {
-                    if let Err(error) = outcome {
-                        tracing::warn!(%error, feeds = batch.len(), "positions could not be compared, trying again");
-                    }
-                    self.resumed().extend(batch);
-                    if !shutdown.pause(WATCH).await {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
     /// Keeps readiness true to whether every subscription is confirmed.
     pub(crate) async fn watch(self: Arc<Self>, link: Link, shutdown: Shutdown) {
         while shutdown.pause(WATCH).await {
@@ -158,9 +114,20 @@ impl Listener {
             }
         }
     }
+}
 
-    fn resumed(&self) -> MutexGuard<'_, Vec<Feed>> {
-        self.resumed.lock().unwrap_or_else(PoisonError::into_inner)
+/// Replaces a link that leads to another server than commands do: the one it leads to is the primary no more, and what is
+/// published elsewhere would never arrive.
+pub(crate) async fn compare(redis: Redis, link: Link, shutdown: Shutdown) {
+    let mut differed = false;
+    while shutdown.pause(COMPARE).await {
+        let (Ok(Some(ours)), Some(its)) = (redis.identity().await, link.identity()) else { continue };
+        // One difference may be a promotion that the other connection is just about to follow.
+        if ours != its && differed {
+            tracing::warn!("commands and subscriptions go to different servers, connecting the link anew");
+            link.renew();
+        }
+        differed = ours != its && !differed;
     }
 }
 

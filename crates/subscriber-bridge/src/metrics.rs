@@ -20,6 +20,14 @@ pub(crate) struct Metrics {
     pub(crate) disconnects: ByReason,
     /// Subscribers told that continuity is lost.
     pub(crate) told: ByReason,
+    /// Rounds of repairing a feed, by what they found.
+    pub(crate) repairs: ByReason,
+    /// Channels whose history was read, by what for.
+    pub(crate) history_reads: ByReason,
+    /// Channels that clients asked to recover, by outcome.
+    pub(crate) recoveries: ByReason,
+    /// Clients that signed in.
+    pub(crate) connects: Counter,
     /// Publications dropped on their way.
     pub(crate) dropped: ByReason,
     /// Raw publications dropped.
@@ -33,13 +41,25 @@ impl Metrics {
         let mut metrics = Self {
             disconnects: ByReason::register(registry, "disconnects", "Connections that ended, by reason"),
             told: ByReason::register(registry, "continuity_lost", "Subscribers told that continuity is lost, by side"),
+            repairs: ByReason::register(registry, "repairs", "Rounds of repairing a feed, by what they found"),
+            history_reads: ByReason::register(
+                registry,
+                "history_reads",
+                "Channels whose history was read, by what for",
+            ),
+            recoveries: ByReason::register(
+                registry,
+                "recoveries",
+                "Channels that clients asked to recover, by outcome",
+            ),
             dropped: ByReason::register(registry, "publications_dropped", "Publications from Redis dropped, by reason"),
             raw_dropped: ByReason::register(registry, "raw_dropped", "Raw publications dropped, by reason"),
             refused: ByReason::register(registry, "handshakes_refused", "Requests that became no WebSocket, by reason"),
             ..Self::default()
         };
-        let Self { connections, feeds, received, deliveries, .. } = &mut metrics;
+        let Self { connections, connects, feeds, received, deliveries, .. } = &mut metrics;
         registry.register("connections", "Open WebSocket connections", connections.clone());
+        registry.register("connects", "Clients that signed in", connects.clone());
         registry.register("feeds", "Feeds that some connection has", feeds.clone());
         registry.register("publications_received", "Publications that came out of Redis", received.clone());
         registry.register("deliveries", "Publications handed to connections", deliveries.clone());

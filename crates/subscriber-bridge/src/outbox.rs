@@ -18,6 +18,10 @@ use crate::frame;
 
 /// Frames in one vectored write; the kernel takes at most 1,024.
 const VECTORED: usize = 64;
+/// What an allocation costs beside its bytes: the allocator's header, and the counters of a shared one.
+const ALLOCATION: usize = 32;
+/// Places in a queue that are kept when it is empty again.
+const KEPT: usize = 16;
 
 /// See the module.
 #[derive(Debug)]
@@ -33,7 +37,7 @@ pub(crate) struct Outbox {
 #[derive(Debug, Default)]
 struct Queue {
     frames: VecDeque<Waiting>,
-    /// Sum of the frames that wait.
+    /// What the frames that wait cost.
     bytes: usize,
     /// Whether the first frame is partly written and may no longer be taken out.
     begun: bool,
@@ -41,6 +45,17 @@ struct Queue {
     closed: Option<Disconnect>,
     /// Client-side subscriptions that were ended from this side.
     ended: Vec<Channel>,
+    /// Channels whose continuity is lost and of which the client is to be told.
+    lost: Vec<Channel>,
+}
+
+/// Why an outbox gives the word back to its connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It was closed.
+    Closed(Disconnect),
+    /// Continuity of these channels is lost, and the client has not been told yet.
+    Lost(Vec<Channel>),
 }
 
 #[derive(Debug)]
@@ -48,6 +63,14 @@ struct Waiting {
     frame: Bytes,
     /// A newer frame with the same replaces this one.
     conflation: Option<Arc<str>>,
+}
+
+impl Waiting {
+    /// Bytes of memory for `length` bytes of a frame: with its place in the queue and the headers of its allocations, so
+    /// that a million short frames cost what the limit says, too.
+    fn cost(length: usize) -> usize {
+        length + size_of::<Self>() + 2 * ALLOCATION
+    }
 }
 
 impl Outbox {
@@ -75,6 +98,12 @@ impl Outbox {
         let mut queue = self.queue();
         queue.ended.push(channel);
         self.enqueue(&mut queue, push, None);
+    }
+
+    /// Tells the connection's task that continuity of `channel` is lost.
+    pub(crate) fn lose(&self, channel: Channel) {
+        self.queue().lost.push(channel);
+        self.changed.notify_one();
     }
 
     /// Takes the subscriptions that were ended from this side since the last call.
@@ -113,10 +142,11 @@ impl Outbox {
         } else if let Some(key) = conflation {
             queue.remove_conflated(key);
         }
-        if queue.bytes + frame.len() > self.limit {
+        let cost = Waiting::cost(frame.len());
+        if queue.bytes + cost > self.limit {
             return self.close_locked(queue, SLOW);
         }
-        queue.bytes += frame.len();
+        queue.bytes += cost;
         queue.frames.push_back(Waiting { frame, conflation: conflation.cloned() });
         self.changed.notify_one();
     }
@@ -134,15 +164,21 @@ impl Outbox {
         } else {
             queue.frames.push_back(Waiting { frame: frame::close(disconnect), conflation: None });
         }
-        queue.bytes = queue.frames.iter().map(|waiting| waiting.frame.len()).sum();
+        queue.bytes = queue.frames.iter().map(|waiting| Waiting::cost(waiting.frame.len())).sum();
         self.changed.notify_one();
     }
 
-    /// Writes what waits, and goes on whenever something waits again; returns why once the outbox is closed. Cancel-safe.
-    pub(crate) async fn drive(&self) -> Disconnect {
+    /// Writes what waits, and goes on whenever something waits again, until the connection has to do something. Cancel-safe.
+    pub(crate) async fn drive(&self) -> Turn {
         loop {
-            if let Some(disconnect) = self.closed() {
-                return disconnect;
+            {
+                let mut queue = self.queue();
+                if let Some(disconnect) = queue.closed {
+                    return Turn::Closed(disconnect);
+                }
+                if !queue.lost.is_empty() {
+                    return Turn::Lost(std::mem::take(&mut queue.lost));
+                }
             }
             if self.is_empty() {
                 self.changed.notified().await;
@@ -185,22 +221,25 @@ impl Queue {
         let fixed = usize::from(self.begun);
         let older = self.frames.iter().skip(fixed).position(|waiting| waiting.conflation.as_ref() == Some(key));
         if let Some(removed) = older.and_then(|index| self.frames.remove(index + fixed)) {
-            self.bytes -= removed.frame.len();
+            self.bytes -= Waiting::cost(removed.frame.len());
         }
     }
 
     fn advance(&mut self, mut written: usize) {
-        self.bytes = self.bytes.saturating_sub(written);
         while let Some(first) = self.frames.front_mut() {
             if written < first.frame.len() {
                 first.frame.advance(written);
+                self.bytes -= written;
                 self.begun |= written > 0;
                 return;
             }
             written -= first.frame.len();
+            self.bytes -= Waiting::cost(first.frame.len());
             self.begun = false;
             self.frames.pop_front();
         }
+        // A queue that was long once must not stay so for the life of the connection.
+        self.frames.shrink_to(KEPT);
     }
 }
 
@@ -235,7 +274,7 @@ mod tests {
             all
         };
         let write = async move {
-            driver.drive().await;
+            assert!(matches!(driver.drive().await, Turn::Closed(_)));
             driver.finish(Duration::from_secs(10)).await;
             drop(driver);
             drop(outbox);

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use fanout_core::envelope::{Description, Position};
+use bytes::Bytes;
+use fanout_core::envelope::{Description, Envelope, Position};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -154,10 +155,14 @@ pub struct SubscribeResult {
     /// The channel's epoch.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub epoch: String,
+    /// What the client missed, each as [`recovered`] encodes it, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publications: Vec<Box<RawValue>>,
     /// Whether the client missed nothing.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub recovered: bool,
-    /// The position's offset.
+    /// The position's offset; of a recovered subscription the one that was asked for, since the client counts on through
+    /// `publications` by itself.
     #[serde(skip_serializing_if = "is_zero")]
     pub offset: u64,
     /// The bridge watches the position.
@@ -179,6 +184,29 @@ pub fn reply(id: u32, content: Content<'_>) -> Vec<u8> {
     serde_json::to_vec(&Reply { id, content }).unwrap_or_default()
 }
 
+/// A publication as clients see it.
+#[derive(Serialize)]
+struct Publication<'a> {
+    data: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    tags: BTreeMap<&'a str, &'a str>,
+}
+
+impl<'a> Publication<'a> {
+    /// `None` when `data` is not JSON: it was checked where it entered, but must not tear the frame all the same.
+    fn new(data: &'a [u8], position: Option<Position>, description: Option<&'a Description<'_>>) -> Option<Self> {
+        let mut tags: BTreeMap<&str, &str> = BTreeMap::new();
+        if let Some(description) = description {
+            tags.extend(description.tags.iter().map(|(name, value)| (name.as_ref(), value.as_ref())));
+            tags.insert("id", &description.id);
+        }
+        let offset = position.map(|position| position.offset);
+        Some(Self { data: serde_json::from_slice(data).ok()?, offset, tags })
+    }
+}
+
 /// Encodes the push of a publication. Raw publications have neither position nor description.
 pub fn publication(
     channel: &str,
@@ -196,24 +224,15 @@ pub fn publication(
         #[serde(rename = "pub")]
         publication: Publication<'a>,
     }
-    #[derive(Serialize)]
-    struct Publication<'a> {
-        data: &'a RawValue,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        offset: Option<u64>,
-        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-        tags: BTreeMap<&'a str, &'a str>,
-    }
-    let mut tags: BTreeMap<&str, &str> = BTreeMap::new();
-    if let Some(description) = description {
-        tags.extend(description.tags.iter().map(|(name, value)| (name.as_ref(), value.as_ref())));
-        tags.insert("id", &description.id);
-    }
-    // Data was checked where it entered; what is not JSON all the same must not tear the frame.
-    let Ok(data) = serde_json::from_slice::<&RawValue>(data) else { return Vec::new() };
-    let offset = position.map(|position| position.offset);
-    let publication = Publication { data, offset, tags };
+    let Some(publication) = Publication::new(data, position, description) else { return Vec::new() };
     serde_json::to_vec(&Push { push: Body { channel, publication } }).unwrap_or_default()
+}
+
+/// Encodes a publication of [`SubscribeResult::publications`]; `None` when it is none.
+pub fn recovered(envelope: &Bytes) -> Option<Box<RawValue>> {
+    let envelope = Envelope::parse(envelope).ok()?;
+    let publication = Publication::new(envelope.data.as_bytes(), Some(envelope.position), Some(&envelope.description))?;
+    serde_json::value::to_raw_value(&publication).ok()
 }
 
 /// Encodes the push that ends a client-side subscription whose continuity is lost; the client resubscribes at once.
@@ -255,6 +274,9 @@ mod tests {
             text(push),
             r#"{"push":{"channel":"orders:#42","pub":{"data":{"n":9007199254740993,"b":1.50},"offset":7,"tags":{"id":"u-1","op":"update"}}}}"#
         );
+        let envelope = Bytes::from("G1 9 00c0ffee 7\n{\"topic\":\"orders\",\"id\":\"u-1\"}\n{\"n\":1}");
+        let recovered = recovered(&envelope).expect("an envelope");
+        assert_eq!(recovered.get(), r#"{"data":{"n":1},"offset":7,"tags":{"id":"u-1"}}"#, "the same in a recovery");
         assert_eq!(text(publication("orders", b"1", None, None)), r#"{"push":{"channel":"orders","pub":{"data":1}}}"#);
     }
 }

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fanout_core::envelope::Position;
 use fanout_core::{Channel, Personal, Topics, UserId, begins_object};
 
 use crate::codes::{self, CommandError, Disconnect};
 use crate::protocol::{
-    Command, ConnectRequest, ConnectResult, Content, Empty, Expiry, SubscribeRequest, SubscribeResult, reply,
+    Command, ConnectRequest, ConnectResult, Content, Empty, Expiry, SubscribeRequest, SubscribeResult, recovered, reply,
 };
 use crate::token::{TokenError, Tokens};
 
@@ -51,10 +52,22 @@ pub struct Join {
     connect: bool,
 }
 
+/// What a client knows of a channel that it wants to recover.
 #[derive(Debug)]
-struct Recovery {
-    epoch: String,
-    offset: u64,
+pub struct Recovery {
+    /// The epoch; empty matches any.
+    pub epoch: String,
+    /// The last offset that it has.
+    pub offset: u64,
+}
+
+/// Where a channel stands for a subscriber that joins.
+#[derive(Debug)]
+pub struct Standing {
+    /// The position, as far as the subscriber then has it.
+    pub top: Position,
+    /// The envelopes that a recovering client missed; `None` when they are not to be had.
+    pub missed: Option<Vec<Bytes>>,
 }
 
 impl Join {
@@ -66,6 +79,11 @@ impl Join {
     /// The channels, each with whether it is subscribed by the bridge.
     pub fn channels(&self) -> Vec<(Channel, bool)> {
         self.channels.iter().map(|(channel, _)| (channel.clone(), self.connect)).collect()
+    }
+
+    /// What the client wants to recover, in the order of [`channels`](Self::channels).
+    pub fn recoveries(&self) -> impl Iterator<Item = Option<&Recovery>> {
+        self.channels.iter().map(|(_, recovery)| recovery.as_ref())
     }
 }
 
@@ -162,13 +180,13 @@ impl Session {
         refuse(codes::BAD_REQUEST)
     }
 
-    /// The channels of `join` are subscribed and stand at `positions`, in the same order; a channel without history has
+    /// The channels of `join` are subscribed and stand as in `standings`, in the same order; a channel without history has
     /// none, and one that could not be read makes its subscription unrecoverable. Returns the reply.
-    pub fn joined(&mut self, join: Join, positions: &[Option<Position>], now: u64) -> Vec<u8> {
+    pub fn joined(&mut self, join: Join, standings: &[Option<Standing>], now: u64) -> Vec<u8> {
         let mut results: Vec<(Channel, SubscribeResult)> = Vec::with_capacity(join.channels.len());
-        for ((channel, recovery), position) in join.channels.into_iter().zip(positions) {
+        for ((channel, recovery), standing) in join.channels.into_iter().zip(standings) {
             self.channels.insert(channel.clone(), join.connect);
-            results.push((channel, subscribed(recovery.as_ref(), *position)));
+            results.push((channel, subscribed(recovery.as_ref(), standing.as_ref())));
         }
         if !join.connect {
             let result = results.pop().map(|(_, result)| result).unwrap_or_default();
@@ -322,15 +340,22 @@ fn recovery(request: &SubscribeRequest) -> Option<Recovery> {
     request.recover.then(|| Recovery { epoch: request.epoch.clone(), offset: request.offset })
 }
 
-/// A client that is exactly where the channel stands has missed nothing; reading what another missed comes later, and
-/// until then it is told that it was not recovered.
-fn subscribed(recovery: Option<&Recovery>, position: Option<Position>) -> SubscribeResult {
+/// A recovered subscription answers the offset that was asked for, any other the top (client protocol, "Recovery").
+fn subscribed(recovery: Option<&Recovery>, standing: Option<&Standing>) -> SubscribeResult {
     let was_recovering = recovery.is_some();
-    let Some(position) = position else { return SubscribeResult { was_recovering, ..SubscribeResult::default() } };
-    let epoch = position.epoch.to_string();
-    let recovered = recovery
-        .is_some_and(|since| since.offset == position.offset && (since.epoch.is_empty() || since.epoch == epoch));
-    SubscribeResult { recoverable: true, positioned: true, epoch, offset: position.offset, recovered, was_recovering }
+    let Some(standing) = standing else { return SubscribeResult { was_recovering, ..SubscribeResult::default() } };
+    let missed = standing.missed.as_ref().filter(|_| was_recovering);
+    let publications: Option<Vec<_>> = missed.and_then(|missed| missed.iter().map(recovered).collect());
+    let since = recovery.filter(|_| publications.is_some()).map(|recovery| recovery.offset);
+    SubscribeResult {
+        recoverable: true,
+        positioned: true,
+        epoch: standing.top.epoch.to_string(),
+        offset: since.unwrap_or(standing.top.offset),
+        recovered: since.is_some(),
+        publications: publications.unwrap_or_default(),
+        was_recovering,
+    }
 }
 
 #[cfg(test)]
@@ -350,8 +375,11 @@ mod tests {
         let mut session = Session::new(Arc::new(rules), "client".into());
         let connect = format!(r#"{{"id":1,"connect":{{"token":"{token}"}}}}"#);
         let Step::Join(join) = session.command(connect.as_bytes(), NOW) else { panic!("not signed in") };
-        let position = Position { epoch: "00c0ffee".parse().expect("epoch"), offset: 7 };
-        let reply = session.joined(join, &[Some(position), None, Some(position)], NOW);
+        let standing = || {
+            let top = Position { epoch: "00c0ffee".parse().expect("epoch"), offset: 7 };
+            Some(Standing { top, missed: None })
+        };
+        let reply = session.joined(join, &[standing(), None, standing()], NOW);
         let reply = String::from_utf8(reply).expect("UTF-8");
         assert!(reply.contains(r#""orders:#42":{}"#), "a position that could not be read: {reply}");
         assert!(reply.contains(r#""expires":true,"ttl":60"#), "{reply}");

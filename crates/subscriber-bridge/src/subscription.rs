@@ -9,6 +9,8 @@ use crate::outbox::Outbox;
 
 /// Publications held per subscription while its position is read. More means that reading takes far too long.
 const MAX_HELD: usize = 1_024;
+/// Bytes held per subscription while its position is read.
+const MAX_HELD_BYTES: usize = 1024 * 1024;
 
 /// A publication, encoded for the wire.
 #[derive(Debug, Clone)]
@@ -21,6 +23,15 @@ pub(crate) struct Held {
     pub(crate) conflation: Option<Arc<str>>,
 }
 
+/// Which offset continues a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Continues {
+    /// The next one.
+    Next,
+    /// Any later one: what lies between was replaced by newer publications of the same keys.
+    Later,
+}
+
 /// What became of an offered publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -30,8 +41,10 @@ pub(crate) enum Verdict {
     Held,
     /// The subscriber has it already.
     Repeated,
-    /// Something before it is missing.
-    Insufficient,
+    /// Something before it is missing, which may still be in the history.
+    Gap,
+    /// Continuity is lost; the subscriber is to be told before it gets anything more of this channel.
+    Lost,
 }
 
 /// See the module.
@@ -44,38 +57,51 @@ pub(crate) struct Subscription {
 
 enum Phase {
     /// The position is being read. Disturbed: something may have been missed meanwhile.
-    Joining { held: Vec<Held>, disturbed: bool },
+    Joining { held: Vec<Held>, bytes: usize, disturbed: bool },
     /// Publications are delivered. The position is that of the last one; unknown when Redis could not tell it.
     Live(Option<Position>),
+    /// Continuity is lost, and the subscriber is told soon.
+    Lost,
 }
 
 impl Subscription {
     pub(crate) fn joining(outbox: Arc<Outbox>, server_side: bool) -> Self {
-        Self { outbox, server_side, phase: Phase::Joining { held: Vec::new(), disturbed: false } }
+        Self { outbox, server_side, phase: Phase::Joining { held: Vec::new(), bytes: 0, disturbed: false } }
     }
 
-    /// Begins delivery after `position` and returns what was held, to be offered again; `None` when something may have
-    /// been missed since joining, so that the subscriber has to be told.
-    pub(crate) fn activate(&mut self, position: Option<Position>) -> Option<Vec<Held>> {
+    /// Begins delivery after `position`; returns what was held, to be offered again, and whether something may have been
+    /// missed since joining.
+    pub(crate) fn activate(&mut self, position: Option<Position>) -> (Vec<Held>, bool) {
         match std::mem::replace(&mut self.phase, Phase::Live(position)) {
-            Phase::Joining { held, disturbed } => (!disturbed).then_some(held),
-            Phase::Live(_) => Some(Vec::new()),
+            Phase::Joining { held, disturbed, .. } => (held, disturbed),
+            Phase::Live(_) | Phase::Lost => (Vec::new(), false),
         }
     }
 
-    /// Delivers `held` when it is the next publication.
-    pub(crate) fn offer(&mut self, held: &Held) -> Verdict {
+    /// Something may have been missed; says so at [`activate`](Self::activate) when the position is still being read.
+    pub(crate) fn disturb(&mut self) {
+        if let Phase::Joining { disturbed, .. } = &mut self.phase {
+            *disturbed = true;
+        }
+    }
+
+    /// Delivers `held` when it continues what the subscriber has.
+    pub(crate) fn offer(&mut self, held: &Held, continues: Continues) -> Verdict {
         match &mut self.phase {
-            Phase::Joining { held: waiting, disturbed } => {
-                *disturbed |= waiting.len() >= MAX_HELD;
-                if !*disturbed {
+            Phase::Joining { held: waiting, bytes, disturbed } => {
+                *bytes += held.frame.len();
+                if waiting.len() < MAX_HELD && *bytes <= MAX_HELD_BYTES {
                     waiting.push(held.clone());
+                } else {
+                    *disturbed = true;
                 }
                 return Verdict::Held;
             }
+            Phase::Lost if held.position.is_some() => return Verdict::Lost,
+            Phase::Lost => {}
             Phase::Live(known) => {
                 if let Some(new) = held.position {
-                    let verdict = known.map_or(Verdict::Deliver, |known| follows(known, new));
+                    let verdict = known.map_or(Verdict::Deliver, |known| follows(known, new, continues));
                     if verdict != Verdict::Deliver {
                         return verdict;
                     }
@@ -87,25 +113,33 @@ impl Subscription {
         Verdict::Deliver
     }
 
-    /// The channel was out of reach and now stands at `now`; says whether this subscriber missed something.
-    pub(crate) fn missed(&mut self, now: Position) -> bool {
-        match &mut self.phase {
-            Phase::Live(Some(known)) => known.epoch != now.epoch || known.offset < now.offset,
-            Phase::Live(None) => true,
-            Phase::Joining { disturbed, .. } => {
-                // Its position may have been read before the channel was back.
-                *disturbed = true;
-                false
-            }
+    /// Where the subscriber stands: nothing while the position is being read or continuity is lost, `Some(None)` when
+    /// Redis could not tell.
+    pub(crate) fn live(&self) -> Option<Option<Position>> {
+        match &self.phase {
+            Phase::Live(known) => Some(*known),
+            Phase::Joining { .. } | Phase::Lost => None,
         }
+    }
+
+    /// From now on nothing with a position is delivered until the subscriber is told.
+    pub(crate) fn lose(&mut self) {
+        self.phase = Phase::Lost;
+    }
+
+    /// Whether the subscriber is to be told that continuity is lost.
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(self.phase, Phase::Lost)
     }
 }
 
-fn follows(known: Position, new: Position) -> Verdict {
-    if known.epoch != new.epoch || new.offset > known.offset + 1 {
-        Verdict::Insufficient
+fn follows(known: Position, new: Position, continues: Continues) -> Verdict {
+    if known.epoch != new.epoch {
+        Verdict::Lost
     } else if new.offset <= known.offset {
         Verdict::Repeated
+    } else if new.offset > known.offset + 1 && continues == Continues::Next {
+        Verdict::Gap
     } else {
         Verdict::Deliver
     }
@@ -121,9 +155,18 @@ mod tests {
 
     #[test]
     fn only_the_next_offset_of_the_same_epoch_follows() {
-        assert_eq!(follows(at("a", 4), at("a", 5)), Verdict::Deliver);
-        assert_eq!(follows(at("a", 4), at("a", 4)), Verdict::Repeated);
-        assert_eq!(follows(at("a", 4), at("a", 6)), Verdict::Insufficient);
-        assert_eq!(follows(at("a", 4), at("b", 5)), Verdict::Insufficient);
+        let next = |known, new| follows(known, new, Continues::Next);
+        assert_eq!(next(at("a", 4), at("a", 5)), Verdict::Deliver);
+        assert_eq!(next(at("a", 4), at("a", 4)), Verdict::Repeated);
+        assert_eq!(next(at("a", 4), at("a", 6)), Verdict::Gap);
+        assert_eq!(next(at("a", 4), at("b", 5)), Verdict::Lost);
+    }
+
+    #[test]
+    fn where_newer_ones_replaced_what_lies_between_any_later_offset_follows() {
+        let later = |known, new| follows(known, new, Continues::Later);
+        assert_eq!(later(at("a", 4), at("a", 9)), Verdict::Deliver);
+        assert_eq!(later(at("a", 4), at("a", 4)), Verdict::Repeated);
+        assert_eq!(later(at("a", 4), at("b", 9)), Verdict::Lost);
     }
 }

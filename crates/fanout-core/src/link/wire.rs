@@ -10,6 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::redis::primary_identity;
+
 /// Bytes asked from the socket at once: many publications per read under load.
 const READ: usize = 64 * 1024;
 /// Largest frame: an envelope is below 128 KiB, so that anything near this is not ours.
@@ -24,6 +26,8 @@ pub(super) struct Address {
     pub(super) port: u16,
     pub(super) username: Option<String>,
     pub(super) password: Option<String>,
+    /// Whether to ask for the server's identity.
+    pub(super) identified: bool,
 }
 
 /// What the server says on a connection that subscribes.
@@ -35,14 +39,18 @@ pub(super) enum Said {
     Confirmed { channel: Bytes },
     /// The answer to a PING.
     Pong,
+    /// The answer to INFO.
+    Info(String),
     /// An error, which on such a connection cannot be told which command it answers.
     Error(String),
 }
 
-/// An open connection.
+/// An open connection to a primary.
 pub(super) struct Wire {
     stream: TcpStream,
     buffer: BytesMut,
+    /// Who answered when the connection was opened; none when it was not asked for.
+    pub(super) identity: Option<String>,
 }
 
 impl Wire {
@@ -55,7 +63,7 @@ impl Wire {
     async fn open_unbounded(address: &Address) -> io::Result<Self> {
         let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
         stream.set_nodelay(true)?;
-        let mut wire = Self { stream, buffer: BytesMut::new() };
+        let mut wire = Self { stream, buffer: BytesMut::new(), identity: None };
         let mut hello = vec!["HELLO", "3"];
         if let Some(password) = &address.password {
             hello.extend(["AUTH", address.username.as_deref().unwrap_or("default"), password]);
@@ -63,10 +71,23 @@ impl Wire {
         hello.extend(["SETNAME", "griot-link"]);
         wire.send(&hello).await?;
         match wire.next_frame().await? {
-            BytesFrame::Map { .. } => Ok(wire),
-            BytesFrame::SimpleError { data, .. } => Err(io::Error::other(data.to_string())),
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "HELLO 3 was answered by something else than a map")),
+            BytesFrame::Map { .. } => {}
+            BytesFrame::SimpleError { data, .. } => return Err(io::Error::other(data.to_string())),
+            _ => {
+                let text = "HELLO 3 was answered by something else than a map";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
         }
+        if address.identified {
+            wire.send(&["INFO", "replication"]).await?;
+            let said = understand(wire.next_frame().await?);
+            wire.identity = match said {
+                Some(Said::Info(info)) => Some(primary_identity(&info).map_err(io::Error::other)?),
+                Some(Said::Error(text)) => return Err(io::Error::other(text)),
+                _ => None,
+            };
+        }
+        Ok(wire)
     }
 
     /// Sends one command.
@@ -140,6 +161,9 @@ fn understand(frame: BytesFrame) -> Option<Said> {
             }
         }
         BytesFrame::SimpleString { data, .. } if data.as_ref() == b"PONG" => Some(Said::Pong),
+        BytesFrame::VerbatimString { data, .. } | BytesFrame::BlobString { data, .. } => {
+            Some(Said::Info(String::from_utf8_lossy(&data).into_owned()))
+        }
         BytesFrame::SimpleError { data, .. } => Some(Said::Error(data.to_string())),
         BytesFrame::BlobError { data, .. } => Some(Said::Error(String::from_utf8_lossy(&data).into_owned())),
         _ => None,

@@ -2,12 +2,12 @@
 -- here, so that the epoch is stable from the first subscription on.
 --
 -- ARGV[3…]  the feeds
--- Returns   per feed {epoch, sequence, topic, top, topic, top, …}
+-- Returns   per feed {epoch, sequence, topic, top, topic, top, …}, or {error} when it has no epoch and cannot be given
+--           one: memory may be full, and the other feeds of the call must not suffer from it
 
-local results = {}
-for i = 3, #ARGV do
-  local position = prefix .. 'position:' .. ARGV[i]
-  local result = {open_epoch(position, ARGV[i]), 0}
+local function read(feed)
+  local position = prefix .. 'position:' .. feed
+  local result = {open_epoch(position, feed), 0}
   local all = redis.call('HGETALL', position)
   for n = 1, #all, 2 do
     if all[n] == 'sequence' then
@@ -18,6 +18,16 @@ for i = 3, #ARGV do
     end
   end
   redis.call('EXPIRE', position, position_ttl)
+  return result
+end
+
+local results = {}
+for i = 3, #ARGV do
+  local read_it, result = pcall(read, ARGV[i])
+  if not read_it then
+    -- Redis 7 throws tables, older ones text.
+    result = {type(result) == 'table' and result.err or tostring(result)}
+  end
   results[#results + 1] = result
 end
 return results

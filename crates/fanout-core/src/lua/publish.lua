@@ -1,8 +1,9 @@
 -- Publishes a batch of publications of one partition: idempotency, fence, offset, append, expiry, publish.
 --
 -- ARGV[3…5]  pub/sub command, seconds that log entries are remembered, seconds that idempotency keys are remembered;
--- ARGV[6…]   per publication: feed, channel, topic, history size, history seconds, kind of idempotency
---            ('', 'key' or 'entry'), its value, body
+-- ARGV[6…]   per publication: feed, channel, topic, history size, history seconds, what it replaces in the history ('' on
+--            an unconflated topic: nothing; else 'key KEY', or 'none'), kind of idempotency ('', 'key' or 'entry'), its
+--            value, body
 -- Returns    per publication {1 published | 0 repeated, epoch, offset}; offset 0 where the topic keeps no history
 
 local publish, entry_ttl, key_ttl = ARGV[3], tonumber(ARGV[4]), ARGV[5]
@@ -26,19 +27,43 @@ local function remember_entry(id)
   redis.call('EXPIRE', set, half * 3)
 end
 
-local function append(channel, envelope, size, ttl)
+local function append(channel, envelope, size)
   local history = prefix .. 'history:' .. channel
   if redis.call('RPUSH', history, envelope) > size then
     redis.call('LTRIM', history, -size, -1)
   end
-  redis.call('EXPIRE', history, ttl)
+  return history
+end
+
+-- On a conflated topic the history holds the newest publication of each key. All above the floor is represented in it:
+-- what falls out for lack of room raises the floor. Room is made for a quarter at once, so that it costs little each time.
+local function replace(position, topic, channel, envelope, size, replaces, offset)
+  local latest = prefix .. 'latest:' .. channel
+  if offset == 1 then
+    redis.call('DEL', latest)
+  elseif redis.call('EXISTS', latest) == 0 then
+    redis.call('HSET', position, 'floor:' .. topic, offset - 1)
+  end
+  redis.call('HSET', latest, replaces == 'none' and 'offset ' .. offset or replaces, envelope)
+  if redis.call('HLEN', latest) > size + math.floor(size / 4) then
+    local all, oldest = redis.call('HGETALL', latest), {}
+    for n = 1, #all, 2 do
+      oldest[#oldest + 1] = {tonumber(string.match(all[n + 1], '^G1 %d+ %S+ (%d+)\n')), all[n]}
+    end
+    table.sort(oldest, function(a, b) return a[1] < b[1] end)
+    for n = 1, #oldest - size do
+      redis.call('HDEL', latest, oldest[n][2])
+      redis.call('HSET', position, 'floor:' .. topic, oldest[n][1])
+    end
+  end
+  return latest
 end
 
 local results = {}
-for i = 6, #ARGV, 8 do
+for i = 6, #ARGV, 9 do
   local feed, channel, topic = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local size, ttl = tonumber(ARGV[i + 3]), ARGV[i + 4]
-  local once, value, body = ARGV[i + 5], ARGV[i + 6], ARGV[i + 7]
+  local replaces, once, value, body = ARGV[i + 5], ARGV[i + 6], ARGV[i + 7], ARGV[i + 8]
   -- A channel has colons and no blanks, so that no two pairs make the same name.
   local once_key = prefix .. 'once:' .. channel .. ' ' .. value
 
@@ -56,7 +81,9 @@ for i = 6, #ARGV, 8 do
     redis.call('EXPIRE', position, position_ttl)
     local envelope = string.format('G1 %.0f %s %.0f\n', sequence, epoch, offset) .. body
     if size > 0 then
-      append(channel, envelope, size, ttl)
+      local history = replaces == '' and append(channel, envelope, size)
+        or replace(position, topic, channel, envelope, size, replaces, offset)
+      redis.call('EXPIRE', history, ttl)
     end
     redis.call(publish, prefix .. 'feed:' .. feed, envelope)
     -- Remembered last: when memory runs out half way, a repeated publication is harmless and a lost one is not.

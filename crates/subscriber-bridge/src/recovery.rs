@@ -1,0 +1,88 @@
+//! Recovery by position: what a client that comes back has missed.
+
+use std::collections::HashMap;
+
+use fanout_core::envelope::Position;
+use fanout_core::history::{self, Since};
+use fanout_core::names::Feed;
+use fanout_core::{Channel, Topic, position};
+
+use crate::Shared;
+use crate::metrics::Metrics;
+use crate::session::{Recovery, Standing};
+
+/// Where `channels` stand, each with what its client asks to recover; `None` for those without history and those whose
+/// position Redis does not give, and altogether when Redis is away.
+pub(crate) async fn standings<'a>(
+    shared: &Shared,
+    channels: &[(Channel, bool)],
+    recoveries: impl Iterator<Item = Option<&'a Recovery>>,
+) -> Option<Vec<Option<Standing>>> {
+    let tops = positions(shared, channels).await?;
+    let mut standings: Vec<Option<Standing>> =
+        tops.iter().map(|top| top.map(|top| Standing { top, missed: None })).collect();
+    let mut asked: Vec<(usize, Since)> = Vec::new();
+    for (index, recovery) in recoveries.enumerate() {
+        let (Some(recovery), Some(standing)) = (recovery, &mut standings[index]) else { continue };
+        let same_epoch = recovery.epoch.is_empty() || recovery.epoch == standing.top.epoch.to_string();
+        if same_epoch && recovery.offset == standing.top.offset {
+            standing.missed = Some(Vec::new());
+        } else if same_epoch && recovery.offset < standing.top.offset {
+            let (channel, _) = &channels[index];
+            let conflated = shared.rules.topics.of(channel).is_some_and(|topic| topic.conflate);
+            let (epoch, offset) = (recovery.epoch.clone(), recovery.offset);
+            asked.push((index, Since { channel: channel.clone(), conflated, epoch, offset }));
+        }
+    }
+    read_missed(shared, &asked, &mut standings).await;
+    Some(standings)
+}
+
+/// Reads what was missed, as long as it fits: a reply that would fill the outbox by itself would end the connection, and
+/// the next one likewise.
+async fn read_missed(shared: &Shared, asked: &[(usize, Since)], standings: &mut [Option<Standing>]) {
+    if asked.is_empty() {
+        return;
+    }
+    let mut room = shared.config.max_recovery_bytes();
+    let since: Vec<Since> = asked.iter().map(|(_, since)| since.clone()).collect();
+    let found = match history::read(&shared.redis, &since, room).await {
+        Ok(found) => found,
+        Err(error) => return tracing::debug!(%error, "a history could not be read"),
+    };
+    shared.metrics.history_reads.count_many("recovery", asked.len());
+    for ((index, _), after) in asked.iter().zip(found) {
+        let bytes: usize = after.envelopes.iter().flatten().map(bytes::Bytes::len).sum();
+        let missed = after.envelopes.filter(|_| bytes <= room);
+        room -= if missed.is_some() { bytes } else { 0 };
+        standings[*index] = Some(Standing { top: after.top, missed });
+    }
+}
+
+async fn positions(shared: &Shared, channels: &[(Channel, bool)]) -> Option<Vec<Option<Position>>> {
+    let keeps = |channel: &Channel| shared.rules.topics.of(channel).is_some_and(Topic::keeps_history);
+    let mut feeds: Vec<Feed> =
+        channels.iter().filter(|(channel, _)| keeps(channel)).map(|(c, _)| Feed::of(c)).collect();
+    feeds.dedup();
+    let read = position::read(&shared.redis, &feeds).await;
+    let read = read.inspect_err(|error| tracing::debug!(%error, "positions could not be read")).ok()?;
+    let by_feed: HashMap<&Feed, _> = feeds.iter().zip(&read).collect();
+    let of = |channel: &Channel| {
+        let position = by_feed.get(&Feed::of(channel)).filter(|_| keeps(channel))?;
+        let position = position.as_ref().inspect_err(|error| tracing::debug!(%channel, %error, "no position")).ok()?;
+        Some(position.of(channel.topic()))
+    };
+    Some(channels.iter().map(|(channel, _)| of(channel)).collect())
+}
+
+/// Counts what became of the recoveries that were asked for.
+pub(crate) fn count<'a>(
+    metrics: &Metrics,
+    recoveries: impl Iterator<Item = Option<&'a Recovery>>,
+    standings: &[Option<Standing>],
+) {
+    for (_, standing) in recoveries.zip(standings).filter(|(recovery, _)| recovery.is_some()) {
+        let recovered = standing.as_ref().is_some_and(|standing| standing.missed.is_some());
+        metrics.recoveries.count(if recovered { "recovered" } else { "unrecovered" });
+    }
+}
