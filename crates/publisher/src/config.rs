@@ -10,6 +10,8 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::api::Limits;
+
 /// The configuration file as the publisher reads it. Sections of other workers are permitted and not read.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,8 +53,22 @@ pub struct PublisherConfig {
     pub max_body_bytes: usize,
     /// Most channels of one broadcast.
     pub max_broadcast_channels: usize,
+    /// Most commands of one batch.
+    pub max_batch_commands: usize,
+    /// Most channels of all commands of one batch together: each has a copy of its data until Redis has answered.
+    pub max_batch_channels: usize,
     /// Seconds for calls under way to end at shutdown.
     pub grace_seconds: u64,
+}
+
+impl PublisherConfig {
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            broadcast_channels: self.max_broadcast_channels,
+            batch_commands: self.max_batch_commands,
+            batch_channels: self.max_batch_channels,
+        }
+    }
 }
 
 impl Default for PublisherConfig {
@@ -64,6 +80,8 @@ impl Default for PublisherConfig {
             api_key_file: None,
             max_body_bytes: 1024 * 1024,
             max_broadcast_channels: 1_000,
+            max_batch_commands: 1_000,
+            max_batch_channels: 1_000,
             grace_seconds: 10,
         }
     }

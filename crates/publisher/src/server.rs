@@ -15,11 +15,11 @@ use fanout_core::telemetry::{ByReason, Seconds};
 use fanout_core::{Publisher, Shutdown, begins_object};
 use prometheus_client::registry::Registry;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 
 use crate::PublisherConfig;
-use crate::api::{self, Answer, Request};
+use crate::api::{self, Answer, ApiError, Command, Reply};
 
 /// What the API counts.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         Self {
-            calls: ByReason::register(registry, "api_calls", "Calls of the API, by outcome"),
+            calls: ByReason::register(registry, "api_calls", "Commands of the API (a batch has several), by outcome"),
             seconds: Seconds::register(registry, "api_seconds", "Duration of calls of the API"),
         }
     }
@@ -58,6 +58,7 @@ pub(crate) async fn serve(
     let routes = Router::new()
         .route("/api/publish", post(publish))
         .route("/api/broadcast", post(broadcast))
+        .route("/api/batch", post(batch))
         .layer(DefaultBodyLimit::max(limit))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), guard))
         .with_state(api);
@@ -67,17 +68,50 @@ pub(crate) async fn serve(
 type Refused = (StatusCode, String);
 
 async fn publish(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>) -> Result<Response, Refused> {
-    let request = parse(body)?;
-    Ok(respond(&api, api::publish(&api.publisher, request).await))
+    Ok(api.alone(Command::Publish(parse(body)?)).await)
 }
 
 async fn broadcast(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>) -> Result<Response, Refused> {
-    let request = parse(body)?;
-    let limit = api.config.max_broadcast_channels;
-    Ok(respond(&api, api::broadcast(&api.publisher, request, limit).await))
+    Ok(api.alone(Command::Broadcast(parse(body)?)).await)
 }
 
-fn parse(body: Result<Bytes, BytesRejection>) -> Result<Request, Refused> {
+async fn batch(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>) -> Result<Response, Refused> {
+    Ok(match api::batch(&api.publisher, parse(body)?, api.config.limits()).await {
+        Ok(result) => {
+            let errors = result.replies.iter().map(|reply| match reply {
+                Reply::Error(error) => Some(error),
+                Reply::Publish(_) | Reply::Broadcast(_) => None,
+            });
+            errors.for_each(|error| api.count(error));
+            Json(result).into_response()
+        }
+        Err(error) => {
+            api.count(Some(&error));
+            Json(Answer::<()>::Error(error)).into_response()
+        }
+    })
+}
+
+impl Api {
+    async fn alone(&self, command: Command) -> Response {
+        let answer = api::alone(&self.publisher, command, self.config.limits()).await;
+        self.count(match &answer {
+            Answer::Result(_) => None,
+            Answer::Error(error) => Some(error),
+        });
+        Json(answer).into_response()
+    }
+
+    fn count(&self, error: Option<&ApiError>) {
+        self.metrics.calls.count(match error {
+            None => "done",
+            Some(error) if error.code == 100 => "failed",
+            Some(_) => "refused",
+        });
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Refused> {
     let body = body.map_err(|rejection| {
         (rejection.status(), format!("{}; see publisher.max_body_bytes\n", rejection.body_text()))
     })?;
@@ -86,16 +120,6 @@ fn parse(body: Result<Bytes, BytesRejection>) -> Result<Request, Refused> {
     }
     serde_json::from_slice(&body)
         .map_err(|error| (StatusCode::BAD_REQUEST, format!("the body is not a request: {error}\n")))
-}
-
-fn respond<T: Serialize>(api: &Api, answer: Answer<T>) -> Response {
-    let outcome = match &answer {
-        Answer::Result(_) => "done",
-        Answer::Error(error) if error.code == 100 => "failed",
-        Answer::Error(_) => "refused",
-    };
-    api.metrics.calls.count(outcome);
-    Json(answer).into_response()
 }
 
 /// Lets calls with the key through, and times them.
