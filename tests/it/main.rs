@@ -8,5 +8,6 @@ mod continuity;
 mod demo;
 mod fence;
 mod invalidation;
+mod listeners;
 mod readme;
 mod right_person;

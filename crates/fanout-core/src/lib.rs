@@ -8,6 +8,7 @@ pub mod channel;
 pub mod config;
 mod data;
 pub mod envelope;
+pub mod http;
 pub mod link;
 pub mod names;
 pub mod position;

@@ -259,7 +259,8 @@ impl Request {
             return Err(bad_request(message));
         }
         let data = self.data()?;
-        Ok(self.channels.iter().map(|channel| Ok(all.push(self.to(channel, data.clone())?))).collect())
+        let mut add = |channel| self.to(channel, data.clone()).map(|publication| all.push(publication));
+        Ok(self.channels.iter().map(|channel| add(channel)).collect())
     }
 
     /// The data, checked once however many channels it goes to.

@@ -12,7 +12,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
 use fanout_core::telemetry::{ByReason, Seconds};
-use fanout_core::{Publisher, Shutdown, begins_object};
+use fanout_core::{Publisher, Shutdown, begins_object, http};
 use prometheus_client::registry::Registry;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
@@ -26,6 +26,7 @@ use crate::api::{self, Answer, ApiError, Command, Reply};
 pub(crate) struct Metrics {
     calls: ByReason,
     seconds: Seconds,
+    refused: ByReason,
 }
 
 impl Metrics {
@@ -33,6 +34,11 @@ impl Metrics {
         Self {
             calls: ByReason::register(registry, "api_calls", "Commands of the API (a batch has several), by outcome"),
             seconds: Seconds::register(registry, "api_seconds", "Duration of calls of the API"),
+            refused: ByReason::register(
+                registry,
+                "api_refused",
+                "Connections and requests that the API's listener cut off, by reason",
+            ),
         }
     }
 }
@@ -44,15 +50,17 @@ struct Api {
     metrics: Metrics,
 }
 
-/// Serves the API on `listener` until the ending is asked for and the calls under way are answered.
+/// Serves the API on `listener` until the ending is asked for; calls under way are then answered by tasks of `shutdown`.
 pub(crate) async fn serve(
     listener: TcpListener,
+    limits: http::Limits,
     publisher: Publisher,
     key: SecretString,
     config: PublisherConfig,
     metrics: Metrics,
     shutdown: Shutdown,
-) -> std::io::Result<()> {
+) {
+    let refused = metrics.refused.clone();
     let limit = config.max_body_bytes;
     let api = Arc::new(Api { publisher, key, config, metrics });
     let routes = Router::new()
@@ -62,7 +70,7 @@ pub(crate) async fn serve(
         .layer(DefaultBodyLimit::max(limit))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), guard))
         .with_state(api);
-    axum::serve(listener, routes).with_graceful_shutdown(async move { shutdown.requested().await }).await
+    http::serve(listener, routes, limits, refused, shutdown).await;
 }
 
 type Refused = (StatusCode, String);
@@ -129,10 +137,21 @@ async fn guard(State(api): State<Arc<Api>>, request: HttpRequest, next: Next) ->
         api.metrics.calls.count("unauthorized");
         return StatusCode::UNAUTHORIZED.into_response();
     }
+    // Before anything of it is read; a body that announces no length is cut off where it exceeds the limit.
+    let limit = api.config.max_body_bytes;
+    if announced(request.headers()).is_some_and(|length| length > limit as u64) {
+        api.metrics.calls.count("refused");
+        let text = format!("the body is over {limit} bytes; see publisher.max_body_bytes\n");
+        return (StatusCode::PAYLOAD_TOO_LARGE, text).into_response();
+    }
     let begun = Instant::now();
     let response = next.run(request).await;
     api.metrics.seconds.observe(begun.elapsed());
     response
+}
+
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The places in which clients of this API send their key.
