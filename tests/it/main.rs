@@ -7,6 +7,7 @@ mod connections;
 mod continuity;
 mod demo;
 mod fence;
+mod full_redis;
 mod invalidation;
 mod listeners;
 mod readme;
