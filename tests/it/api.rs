@@ -27,7 +27,8 @@ async fn api() -> Result<Api> {
     let (redis, addr, admin) = (Redis::start().await?, free_addr()?, free_addr()?);
     let config = format!(
         "{TOPICS}\n[redis]\nurl = {:?}\n[publisher]\nlisten = \"{addr}\"\nadmin_listen = \"{admin}\"\n\
-         api_key = \"test-api-key\"\nmax_body_bytes = 100000\nmax_broadcast_channels = 3\n",
+         api_key = \"test-api-key\"\nmax_body_bytes = 100000\nmax_broadcast_channels = 3\n\
+         max_batch_commands = 8\nmax_batch_channels = 9\n",
         redis.url()
     );
     let process = Launch::new("publisher").config(config).ready_at(admin).start().await?;
@@ -83,6 +84,77 @@ async fn broadcast_answers_per_channel_and_one_refused_stops_no_other() -> Resul
         let answer = api.call("broadcast", &json!({"channels": channels, "data": {}})).await?;
         let words = answer["error"]["message"].as_str().expect("message");
         assert!(answer["error"]["code"] == 107 && words.contains("channels") && words.contains('3'), "{answer}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_batch_answers_in_its_order_and_one_refused_command_stops_no_other() -> Result<()> {
+    let api = api().await?;
+    // Loads the script, so that only what the batch does is counted.
+    api.call("publish", &json!({"channel": "products", "data": 0})).await?;
+    api.redis.ask("CONFIG RESETSTAT").await?;
+    let commands = json!([
+        {"publish": {"channel": "orders:#42", "data": 1}},
+        {"publish": {"channel": "nowhere:#42", "data": 2}},
+        {"broadcast": {"channels": ["orders:#42", "orders:#4,2"], "data": 3}},
+        {"publish": {"channel": "orders:#42", "data": 4, "skip_history": true}},
+        {"broadcast": {"channels": [], "data": 5}},
+        {"publish": {"channel": "orders:#42", "data": 6, "idempotency_key": "k"}},
+        {"publish": {"channel": "orders:#42", "data": 6, "idempotency_key": "k"}},
+        {"publish": {"channel": "orders:#42", "data": 7}},
+    ]);
+    let answer = api.call("batch", &json!({"commands": commands, "parallel": true})).await?;
+    let epoch = answer["replies"][0]["publish"]["epoch"].as_str().expect("epoch");
+    let at = |offset: u64| json!({"offset": offset, "epoch": epoch});
+    let replies = answer["replies"].as_array().expect("replies").clone();
+    assert_eq!(replies.len(), 8, "{answer}");
+    assert_eq!(replies[0], json!({"publish": at(1)}));
+    assert_eq!((&replies[1]["error"]["code"], &replies[4]["error"]["code"]), (&json!(102), &json!(107)));
+    let responses = &replies[2]["broadcast"]["responses"];
+    assert_eq!((&responses[0], &responses[1]["error"]["code"]), (&json!({"result": at(2)}), &json!(107)));
+    assert_eq!(replies[3], json!({"publish": {}}));
+    let [first, repeated, last] = &replies[5..] else { unreachable!("eight") };
+    assert_eq!((first, repeated, last), (&json!({"publish": at(3)}), first, &json!({"publish": at(4)})));
+    let calls = api.redis.ask("INFO commandstats").await?;
+    assert!(calls.contains("cmdstat_evalsha:calls=1,"), "one channel, one call: {calls}");
+    assert_eq!(api.call("batch", &json!({"commands": []})).await?, json!({"replies": []}));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_that_is_none_is_its_own_error_and_an_oversized_batch_publishes_nothing() -> Result<()> {
+    let api = api().await?;
+    let publish = json!({"channel": "orders:#42", "data": {}});
+    let broken = [
+        ("{}", 107, "one method"),
+        ("[]", 107, "object"),
+        ("{\"publish\":null}", 107, "one method"),
+        ("{\"presence\":{\"channel\":\"a\"}}", 108, "\"presence\""),
+        ("{\"publish\":{},\"presence\":{}}", 107, "several"),
+        ("{\"publish\":{},\"publish\":{}}", 107, "duplicate"),
+        ("{\"publish\":{\"channel\":42}}", 107, "42"),
+    ];
+    let commands: Vec<&str> = broken.iter().map(|(command, ..)| *command).collect();
+    let body = format!("{{\"commands\":[{},{{\"publish\":{publish}}}]}}", commands.join(","));
+    let answer = http::post(api.addr, "/api/batch", &KEY, &body).await?.json()?;
+    for (index, (command, code, words)) in broken.iter().enumerate() {
+        let error = &answer["replies"][index]["error"];
+        let message = error["message"].as_str().unwrap_or_default();
+        assert!(error["code"] == *code && message.contains(words), "{command}: {error}");
+    }
+    assert_eq!(answer["replies"][7]["publish"]["offset"], 1);
+
+    let many = vec![json!({"publish": publish}); 9];
+    let wide = vec![json!({"broadcast": {"channels": ["orders:#42", "orders:#1", "orders:#2"], "data": 1}}); 4];
+    for (commands, words) in [(many, ["9", "8", "max_batch_commands"]), (wide, ["12", "9", "max_batch_channels"])] {
+        let answer = api.call("batch", &json!({"commands": commands})).await?;
+        let message = answer["error"]["message"].as_str().unwrap_or_default();
+        assert!(answer["error"]["code"] == 107 && words.iter().all(|word| message.contains(word)), "{answer}");
+    }
+    assert_eq!(api.call("publish", &publish).await?["result"]["offset"], 2, "nothing of the oversized ones");
+    for body in ["{}", "{\"commands\":{}}", "{\"commands\":[{]}"] {
+        assert_eq!(http::post(api.addr, "/api/batch", &KEY, body).await?.status, 400, "{body}");
     }
     Ok(())
 }

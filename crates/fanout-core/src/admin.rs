@@ -1,6 +1,7 @@
 //! The listener for operators: `/livez`, `/readyz`, `/metrics`. It has an address of its own, away from browsers.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,11 +9,14 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::config::ConfigError;
+use crate::http::{self, Limits};
 use crate::shutdown::Shutdown;
+use crate::telemetry::{self, ByReason};
 
 /// Which dependencies are there. Clones share one view.
 #[derive(Debug, Clone)]
@@ -51,29 +55,52 @@ impl Health {
     }
 }
 
+/// Connections that the kernel completes before they are accepted; it caps this at `net.core.somaxconn`. With the
+/// standard library's 128 a burst of reconnects is dropped and tries again only seconds later.
+const BACKLOG: u32 = 4_096;
+
 /// Binds `address`, which the configuration's `field` gave.
 ///
 /// # Errors
 /// The address is taken or not one of this machine; the text says which field to change.
+#[expect(clippy::unused_async, reason = "its callers await it, and a socket needs their runtime")]
 pub async fn bind(field: &str, address: SocketAddr) -> Result<TcpListener, ConfigError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| ConfigError(format!("cannot listen on {field} = \"{address}\": {error}")))
+    listen(address).map_err(|error| ConfigError(format!("cannot listen on {field} = \"{address}\": {error}")))
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A worker that starts again must not wait for the last connections of the one before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves operators on `listener` until the ending is asked for.
 pub async fn serve(listener: TcpListener, health: Health, registry: Arc<Registry>, shutdown: Shutdown) {
+    serve_within(Limits::OPERATORS, listener, health, registry, shutdown).await;
+}
+
+/// [`serve`] with limits of one's own.
+pub async fn serve_within(
+    limits: Limits,
+    listener: TcpListener,
+    health: Health,
+    registry: Arc<Registry>,
+    shutdown: Shutdown,
+) {
+    // The worker's registry is complete by now, so what this listener counts has one of its own.
+    let mut own = telemetry::registry();
+    let help = "Connections and requests that the listener for operators cut off, by reason";
+    let refused = ByReason::register(&mut own, "admin_refused", help);
     let ready = move || std::future::ready(readiness(&health));
-    let metrics = move || std::future::ready(exposition(&registry));
+    let own = Arc::new(own);
+    let metrics = move || std::future::ready(exposition(&own, &registry));
     let routes = Router::new()
         .route("/livez", get(|| std::future::ready("alive\n")))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics));
-    let ending = shutdown.clone();
-    let served = axum::serve(listener, routes).with_graceful_shutdown(async move { ending.requested().await });
-    if let Err(error) = served.await {
-        tracing::error!(%error, "the admin listener ended");
-    }
+    http::serve(listener, routes, limits, refused, shutdown).await;
 }
 
 fn readiness(health: &Health) -> impl IntoResponse + use<> {
@@ -84,12 +111,12 @@ fn readiness(health: &Health) -> impl IntoResponse + use<> {
     (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join("; ")))
 }
 
-fn exposition(registry: &Registry) -> impl IntoResponse + use<> {
-    let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, registry) {
+fn exposition(own: &Registry, registry: &Registry) -> impl IntoResponse + use<> {
+    let mut exposed = String::new();
+    match text::encode_registry(&mut exposed, own).and_then(|()| text::encode(&mut exposed, registry)) {
         Ok(()) => {
             let form = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, form)], text).into_response()
+            ([(header::CONTENT_TYPE, form)], exposed).into_response()
         }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

@@ -9,6 +9,7 @@ pub mod config;
 mod data;
 pub mod envelope;
 pub mod history;
+pub mod http;
 pub mod link;
 pub mod names;
 pub mod position;

@@ -4,10 +4,21 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use fanout_core::publisher::Once;
-use fanout_core::{Channel, Data, Publication, PublishError, Publisher, Receipt, RedisError};
+use fanout_core::{Channel, Data, Publication, PublishError, Publisher, Receipt, RedisError, begins_object};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+
+/// Most of what one call may ask for. The body's length is limited before it comes here.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Channels of one broadcast.
+    pub broadcast_channels: usize,
+    /// Commands of one batch.
+    pub batch_commands: usize,
+    /// Channels of all commands of one batch together.
+    pub batch_channels: usize,
+}
 
 /// The body of `publish` (which reads `channel`) and `broadcast` (which reads `channels`).
 ///
@@ -36,6 +47,34 @@ pub struct Request {
     pub version: u64,
 }
 
+/// The body of `batch`.
+///
+/// `parallel` is read over: all commands of a batch go to Redis together, one call per partition, and a channel's
+/// publications keep the order of the commands.
+#[derive(Debug, Deserialize)]
+pub struct Batch {
+    /// The commands, each an object with one method: `{"publish":{…}}` or `{"broadcast":{…}}`.
+    pub commands: Vec<Box<RawValue>>,
+}
+
+/// One thing to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Publish to one channel.
+    Publish(Request),
+    /// Publish the same to several channels.
+    Broadcast(Request),
+}
+
+/// A command of a batch as it comes in: none, one or several methods.
+#[derive(Deserialize)]
+struct Methods {
+    publish: Option<Request>,
+    broadcast: Option<Request>,
+    #[serde(flatten)]
+    others: BTreeMap<String, IgnoredAny>,
+}
+
 /// `null` is data too.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(deserializer).map(Some)
@@ -50,7 +89,7 @@ pub struct ApiError {
     pub message: String,
 }
 
-/// The answer to a request.
+/// An answer that is a result or an error.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer<T> {
@@ -58,6 +97,28 @@ pub enum Answer<T> {
     Result(T),
     /// It was not.
     Error(ApiError),
+}
+
+/// The answer to one command of a batch: `{"publish":{…}}`, `{"broadcast":{…}}` or `{"error":{…}}`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// What was published.
+    Publish(PublishResult),
+    /// What was broadcast.
+    Broadcast(BroadcastResult),
+    /// Nothing was.
+    Error(ApiError),
+}
+
+/// What a command that stands alone has as its result.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Done {
+    /// Of `publish`.
+    Publish(PublishResult),
+    /// Of `broadcast`.
+    Broadcast(BroadcastResult),
 }
 
 /// What was published.
@@ -78,55 +139,148 @@ pub struct BroadcastResult {
     pub responses: Vec<Answer<PublishResult>>,
 }
 
-/// Publishes to one channel.
-pub async fn publish(publisher: &Publisher, request: Request) -> Answer<PublishResult> {
-    let publication = match request.publication(&request.channel) {
-        Ok(publication) => publication,
-        Err(error) => return Answer::Error(error),
-    };
-    answer(publisher.publish(publication).await)
+/// What was done of a batch.
+#[derive(Debug, Serialize)]
+pub struct BatchResult {
+    /// One reply per command, in the order of the request.
+    pub replies: Vec<Reply>,
 }
 
-/// Publishes to several channels, at most `limit`, in one call per partition. One refused channel stops no other.
-pub async fn broadcast(publisher: &Publisher, request: Request, limit: usize) -> Answer<BroadcastResult> {
-    let count = request.channels.len();
-    if count == 0 || count > limit {
-        return Answer::Error(bad_request(format!("channels has {count} members, allowed are 1 to {limit}")));
+/// Carries out one command.
+pub async fn alone(publisher: &Publisher, command: Command, limits: Limits) -> Answer<Done> {
+    match carry_out(publisher, vec![Ok(command)], limits).await.pop() {
+        Some(Reply::Publish(result)) => Answer::Result(Done::Publish(result)),
+        Some(Reply::Broadcast(result)) => Answer::Result(Done::Broadcast(result)),
+        Some(Reply::Error(error)) => Answer::Error(error),
+        None => Answer::Error(internal("no answer".into())),
     }
-    let mut publications = Vec::with_capacity(count);
-    let mut refused = Vec::with_capacity(count);
-    for channel in &request.channels {
-        match request.publication(channel) {
-            Ok(publication) => {
-                publications.push(publication);
-                refused.push(None);
+}
+
+/// Carries out a batch. One refused command stops no other.
+///
+/// # Errors
+/// More commands or more channels than `limits` permit: then nothing is published.
+pub async fn batch(publisher: &Publisher, batch: Batch, limits: Limits) -> Result<BatchResult, ApiError> {
+    let count = batch.commands.len();
+    if count > limits.batch_commands {
+        let limit = limits.batch_commands;
+        let message = format!("commands has {count} members, the limit is {limit} (publisher.max_batch_commands)");
+        return Err(bad_request(message));
+    }
+    let commands: Vec<_> = batch.commands.iter().map(|command| Command::parse(command)).collect();
+    let channels: usize = commands.iter().flatten().map(Command::channels).sum();
+    if channels > limits.batch_channels {
+        let limit = limits.batch_channels;
+        let message = format!(
+            "the commands name {channels} channels together, the limit is {limit} (publisher.max_batch_channels): \
+             nothing was published"
+        );
+        return Err(bad_request(message));
+    }
+    Ok(BatchResult { replies: carry_out(publisher, commands, limits).await })
+}
+
+/// What a command has in the common batch of publications.
+enum Share {
+    Publish,
+    /// One per channel, less the refused ones.
+    Broadcast(Vec<Result<(), ApiError>>),
+}
+
+/// The one path of all methods: everything that commands ask for is published in one go, so that a batch costs one call
+/// per partition and a channel's publications keep their order; then each command is given its share of the outcomes.
+async fn carry_out(publisher: &Publisher, commands: Vec<Result<Command, ApiError>>, limits: Limits) -> Vec<Reply> {
+    let mut publications = Vec::with_capacity(commands.len());
+    let shares: Vec<Result<Share, ApiError>> = commands
+        .into_iter()
+        .map(|command| match command? {
+            Command::Publish(request) => {
+                publications.push(request.publication()?);
+                Ok(Share::Publish)
             }
-            Err(error) => refused.push(Some(error)),
+            Command::Broadcast(request) => Ok(Share::Broadcast(request.publications(limits, &mut publications)?)),
+        })
+        .collect();
+    let mut outcomes = publisher.publish_all(publications).await.into_iter();
+    let mut next = move || outcomes.next().map_or_else(|| Err(internal("no answer".into())), result);
+    let reply = |share| match share {
+        Ok(Share::Publish) => next().map_or_else(Reply::Error, Reply::Publish),
+        Ok(Share::Broadcast(channels)) => {
+            let responses = channels.into_iter().map(|channel| channel.and_then(|()| next()).into());
+            Reply::Broadcast(BroadcastResult { responses: responses.collect() })
+        }
+        Err(error) => Reply::Error(error),
+    };
+    shares.into_iter().map(reply).collect()
+}
+
+impl Command {
+    fn parse(command: &RawValue) -> Result<Self, ApiError> {
+        if !begins_object(command.get().as_bytes()) {
+            return Err(bad_request("a command is an object with one method, such as {\"publish\":{…}}".into()));
+        }
+        let methods: Methods = serde_json::from_str(command.get())
+            .map_err(|error| bad_request(format!("the command is not a request: {error}")))?;
+        match (methods.publish, methods.broadcast, methods.others.first_key_value()) {
+            (Some(request), None, None) => Ok(Self::Publish(request)),
+            (None, Some(request), None) => Ok(Self::Broadcast(request)),
+            (None, None, None) => Err(bad_request("a command needs one method: publish or broadcast".into())),
+            (None, None, Some((name, _))) if methods.others.len() == 1 => {
+                let message =
+                    format!("method {:?} is not supported by this version; publish and broadcast are", cut(name));
+                Err(ApiError { code: 108, message })
+            }
+            _ => Err(bad_request("a command has several methods: make one command of each".into())),
         }
     }
-    let mut published = publisher.publish_all(publications).await.into_iter();
-    let responses = refused.into_iter().map(|error| match error {
-        Some(error) => Answer::Error(error),
-        None => published.next().map_or_else(|| Answer::Error(internal("no answer".into())), answer),
-    });
-    Answer::Result(BroadcastResult { responses: responses.collect() })
+
+    fn channels(&self) -> usize {
+        match self {
+            Self::Publish(_) => 1,
+            Self::Broadcast(request) => request.channels.len(),
+        }
+    }
 }
 
 impl Request {
-    fn publication(&self, channel: &str) -> Result<Publication, ApiError> {
+    /// The publication that `publish` asks for.
+    ///
+    /// # Errors
+    /// A field that is missing, wrong or not supported.
+    pub fn publication(&self) -> Result<Publication, ApiError> {
+        self.to(&self.channel, self.data()?)
+    }
+
+    /// Adds the publications that `broadcast` asks for to `all`; returns which channels have one there.
+    fn publications(&self, limits: Limits, all: &mut Vec<Publication>) -> Result<Vec<Result<(), ApiError>>, ApiError> {
+        let (count, limit) = (self.channels.len(), limits.broadcast_channels);
+        if count == 0 || count > limit {
+            let message = format!("channels has {count} members, allowed are 1 to {limit}");
+            return Err(bad_request(message));
+        }
+        let data = self.data()?;
+        let mut add = |channel| self.to(channel, data.clone()).map(|publication| all.push(publication));
+        Ok(self.channels.iter().map(|channel| add(channel)).collect())
+    }
+
+    /// The data, checked once however many channels it goes to.
+    fn data(&self) -> Result<Data, ApiError> {
         for (field, set) in [("b64data", self.b64data.is_some()), ("version", self.version > 0)] {
             if set {
                 let message = format!("{field} is not supported by this version");
                 return Err(ApiError { code: 108, message });
             }
         }
+        let data = self.data.as_ref().ok_or_else(|| bad_request("data is missing".into()))?;
+        Data::parse(Bytes::copy_from_slice(data.get().as_bytes())).map_err(|error| bad_request(error.to_string()))
+    }
+
+    fn to(&self, channel: &str, data: Data) -> Result<Publication, ApiError> {
         if channel.is_empty() {
             return Err(bad_request("channel is missing or empty".into()));
         }
         let channel = Channel::parse(channel).map_err(|error| bad_request(error.to_string()))?;
-        let data = self.data.as_ref().ok_or_else(|| bad_request("data is missing".into()))?;
-        let data = Data::parse(Bytes::copy_from_slice(data.get().as_bytes()));
-        let mut publication = Publication::new(channel, data.map_err(|error| bad_request(error.to_string()))?);
+        let mut publication = Publication::new(channel, data);
         publication.tags.clone_from(&self.tags);
         publication.conflation_key.clone_from(&self.conflation_key);
         publication.skip_history = self.skip_history;
@@ -137,13 +291,17 @@ impl Request {
     }
 }
 
-fn answer(outcome: Result<Receipt, PublishError>) -> Answer<PublishResult> {
-    match outcome {
-        Ok(receipt) => Answer::Result(PublishResult {
-            offset: receipt.position.map(|position| position.offset),
-            epoch: receipt.position.map(|position| position.epoch.to_string()),
-        }),
-        Err(error) => Answer::Error(error.into()),
+fn result(outcome: Result<Receipt, PublishError>) -> Result<PublishResult, ApiError> {
+    let position = outcome?.position;
+    Ok(PublishResult {
+        offset: position.map(|position| position.offset),
+        epoch: position.map(|position| position.epoch.to_string()),
+    })
+}
+
+impl<T> From<Result<T, ApiError>> for Answer<T> {
+    fn from(result: Result<T, ApiError>) -> Self {
+        result.map_or_else(Self::Error, Self::Result)
     }
 }
 
@@ -166,4 +324,9 @@ fn bad_request(message: String) -> ApiError {
 
 fn internal(message: String) -> ApiError {
     ApiError { code: 100, message }
+}
+
+/// Enough of a stranger's word to recognise it.
+fn cut(word: &str) -> &str {
+    word.char_indices().nth(64).map_or(word, |(end, _)| &word[..end])
 }

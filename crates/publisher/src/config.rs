@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use fanout_core::config::LogConfig;
-use fanout_core::{RedisConfig, Topic};
+use fanout_core::config::{ConfigError, LogConfig};
+use fanout_core::{RedisConfig, Topic, http};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+
+use crate::api::Limits;
 
 /// The configuration file as the publisher reads it. Sections of other workers are permitted and not read.
 #[derive(Debug, Deserialize)]
@@ -51,8 +54,47 @@ pub struct PublisherConfig {
     pub max_body_bytes: usize,
     /// Most channels of one broadcast.
     pub max_broadcast_channels: usize,
+    /// Most commands of one batch.
+    pub max_batch_commands: usize,
+    /// Most channels of all commands of one batch together: each has a copy of its data until Redis has answered.
+    pub max_batch_channels: usize,
+    /// Most open connections to `listen`; further ones are answered 503 and closed.
+    pub max_connections: usize,
+    /// Seconds for a peer to send the headers of a request, from its connection or from the answer before.
+    pub header_timeout_seconds: u64,
+    /// Seconds from the headers of a request to its answer, the sending of the body included.
+    pub request_timeout_seconds: u64,
     /// Seconds for calls under way to end at shutdown.
     pub grace_seconds: u64,
+}
+
+impl PublisherConfig {
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            broadcast_channels: self.max_broadcast_channels,
+            batch_commands: self.max_batch_commands,
+            batch_channels: self.max_batch_channels,
+        }
+    }
+
+    /// What the listener for backends grants.
+    ///
+    /// # Errors
+    /// A limit by which nobody could be served, or connections would stay for ever.
+    pub(crate) fn listener(&self) -> Result<http::Limits, ConfigError> {
+        let seconds = |field: &str, value: u64| match value {
+            1..=3600 => Ok(Duration::from_secs(value)),
+            _ => Err(ConfigError(format!("publisher.{field} = {value}: must be 1 to 3600"))),
+        };
+        if self.max_connections == 0 {
+            return Err(ConfigError("publisher.max_connections = 0: must be at least 1".into()));
+        }
+        Ok(http::Limits {
+            connections: self.max_connections,
+            header_timeout: seconds("header_timeout_seconds", self.header_timeout_seconds)?,
+            request_timeout: seconds("request_timeout_seconds", self.request_timeout_seconds)?,
+        })
+    }
 }
 
 impl Default for PublisherConfig {
@@ -64,6 +106,12 @@ impl Default for PublisherConfig {
             api_key_file: None,
             max_body_bytes: 1024 * 1024,
             max_broadcast_channels: 1_000,
+            max_batch_commands: 1_000,
+            max_batch_channels: 1_000,
+            // Half of the files that a process may usually have open.
+            max_connections: 512,
+            header_timeout_seconds: 10,
+            request_timeout_seconds: 30,
             grace_seconds: 10,
         }
     }

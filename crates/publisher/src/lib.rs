@@ -67,9 +67,9 @@ impl Server {
         shutdown.spawn(redis.clone().watch(health, shutdown.clone()));
         fanout_core::ready("serving");
         let publisher = Publisher::new(redis, self.topics);
-        server::serve(self.backends, publisher, self.key, self.config.publisher, metrics, shutdown)
-            .await
-            .map_err(|error| ConfigError(format!("the API's listener ended: {error}")))
+        let limits = self.config.publisher.listener()?;
+        server::serve(self.backends, limits, publisher, self.key, self.config.publisher, metrics, shutdown).await;
+        Ok(())
     }
 }
 
@@ -81,6 +81,7 @@ pub fn check(config: &Config) -> Result<(SecretString, Topics), ConfigError> {
     Redis::check(&config.redis)?;
     let topics = Topics::new(config.topics.clone(), config.default_topic.clone()).map_err(ConfigError)?;
     let own = &config.publisher;
+    own.listener()?;
     let key = secret("publisher.api_key", own.api_key.as_ref(), own.api_key_file.as_ref())?.ok_or_else(|| {
         ConfigError(
             "no API key: give the one that your backends send as X-API-Key, as api_key_file in [publisher] or in the \

@@ -12,27 +12,33 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
 use fanout_core::telemetry::{ByReason, Seconds};
-use fanout_core::{Publisher, Shutdown, begins_object};
+use fanout_core::{Publisher, Shutdown, begins_object, http};
 use prometheus_client::registry::Registry;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 
 use crate::PublisherConfig;
-use crate::api::{self, Answer, Request};
+use crate::api::{self, Answer, ApiError, Command, Reply};
 
 /// What the API counts.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     calls: ByReason,
     seconds: Seconds,
+    refused: ByReason,
 }
 
 impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         Self {
-            calls: ByReason::register(registry, "api_calls", "Calls of the API, by outcome"),
+            calls: ByReason::register(registry, "api_calls", "Commands of the API (a batch has several), by outcome"),
             seconds: Seconds::register(registry, "api_seconds", "Duration of calls of the API"),
+            refused: ByReason::register(
+                registry,
+                "api_refused",
+                "Connections and requests that the API's listener cut off, by reason",
+            ),
         }
     }
 }
@@ -44,40 +50,76 @@ struct Api {
     metrics: Metrics,
 }
 
-/// Serves the API on `listener` until the ending is asked for and the calls under way are answered.
+/// Serves the API on `listener` until the ending is asked for; calls under way are then answered by tasks of `shutdown`.
 pub(crate) async fn serve(
     listener: TcpListener,
+    limits: http::Limits,
     publisher: Publisher,
     key: SecretString,
     config: PublisherConfig,
     metrics: Metrics,
     shutdown: Shutdown,
-) -> std::io::Result<()> {
+) {
+    let refused = metrics.refused.clone();
     let limit = config.max_body_bytes;
     let api = Arc::new(Api { publisher, key, config, metrics });
     let routes = Router::new()
         .route("/api/publish", post(publish))
         .route("/api/broadcast", post(broadcast))
+        .route("/api/batch", post(batch))
         .layer(DefaultBodyLimit::max(limit))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), guard))
         .with_state(api);
-    axum::serve(listener, routes).with_graceful_shutdown(async move { shutdown.requested().await }).await
+    http::serve(listener, routes, limits, refused, shutdown).await;
 }
 
 type Refused = (StatusCode, String);
 
 async fn publish(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>) -> Result<Response, Refused> {
-    let request = parse(body)?;
-    Ok(respond(&api, api::publish(&api.publisher, request).await))
+    Ok(api.alone(Command::Publish(parse(body)?)).await)
 }
 
 async fn broadcast(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>) -> Result<Response, Refused> {
-    let request = parse(body)?;
-    let limit = api.config.max_broadcast_channels;
-    Ok(respond(&api, api::broadcast(&api.publisher, request, limit).await))
+    Ok(api.alone(Command::Broadcast(parse(body)?)).await)
 }
 
-fn parse(body: Result<Bytes, BytesRejection>) -> Result<Request, Refused> {
+async fn batch(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>) -> Result<Response, Refused> {
+    Ok(match api::batch(&api.publisher, parse(body)?, api.config.limits()).await {
+        Ok(result) => {
+            let errors = result.replies.iter().map(|reply| match reply {
+                Reply::Error(error) => Some(error),
+                Reply::Publish(_) | Reply::Broadcast(_) => None,
+            });
+            errors.for_each(|error| api.count(error));
+            Json(result).into_response()
+        }
+        Err(error) => {
+            api.count(Some(&error));
+            Json(Answer::<()>::Error(error)).into_response()
+        }
+    })
+}
+
+impl Api {
+    async fn alone(&self, command: Command) -> Response {
+        let answer = api::alone(&self.publisher, command, self.config.limits()).await;
+        self.count(match &answer {
+            Answer::Result(_) => None,
+            Answer::Error(error) => Some(error),
+        });
+        Json(answer).into_response()
+    }
+
+    fn count(&self, error: Option<&ApiError>) {
+        self.metrics.calls.count(match error {
+            None => "done",
+            Some(error) if error.code == 100 => "failed",
+            Some(_) => "refused",
+        });
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Refused> {
     let body = body.map_err(|rejection| {
         (rejection.status(), format!("{}; see publisher.max_body_bytes\n", rejection.body_text()))
     })?;
@@ -88,16 +130,6 @@ fn parse(body: Result<Bytes, BytesRejection>) -> Result<Request, Refused> {
         .map_err(|error| (StatusCode::BAD_REQUEST, format!("the body is not a request: {error}\n")))
 }
 
-fn respond<T: Serialize>(api: &Api, answer: Answer<T>) -> Response {
-    let outcome = match &answer {
-        Answer::Result(_) => "done",
-        Answer::Error(error) if error.code == 100 => "failed",
-        Answer::Error(_) => "refused",
-    };
-    api.metrics.calls.count(outcome);
-    Json(answer).into_response()
-}
-
 /// Lets calls with the key through, and times them.
 async fn guard(State(api): State<Arc<Api>>, request: HttpRequest, next: Next) -> Response {
     let key = api.key.expose_secret().as_bytes();
@@ -105,10 +137,21 @@ async fn guard(State(api): State<Arc<Api>>, request: HttpRequest, next: Next) ->
         api.metrics.calls.count("unauthorized");
         return StatusCode::UNAUTHORIZED.into_response();
     }
+    // Before anything of it is read; a body that announces no length is cut off where it exceeds the limit.
+    let limit = api.config.max_body_bytes;
+    if announced(request.headers()).is_some_and(|length| length > limit as u64) {
+        api.metrics.calls.count("refused");
+        let text = format!("the body is over {limit} bytes; see publisher.max_body_bytes\n");
+        return (StatusCode::PAYLOAD_TOO_LARGE, text).into_response();
+    }
     let begun = Instant::now();
     let response = next.run(request).await;
     api.metrics.seconds.observe(begun.elapsed());
     response
+}
+
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The places in which clients of this API send their key.

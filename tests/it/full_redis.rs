@@ -1,0 +1,150 @@
+//! Redis over its memory limit: whoever publishes is told so, nothing is published half, and no position is given twice.
+
+use std::collections::{HashMap, HashSet};
+
+use anyhow::{Context, Result};
+use fanout_core::{Channel, Data, Publication, PublishError, Receipt, RedisConfig, RedisError};
+use griot_tests::bridge::{publisher, publisher_with};
+use griot_tests::http;
+use griot_tests::process::Launch;
+use griot_tests::servers::{Redis, free_addr};
+use griot_tests::stage::TOPICS;
+use serde_json::{Value, json};
+
+const MEBIBYTE: u64 = 1024 * 1024;
+
+/// The limit of memory: `None` is none.
+async fn limit(redis: &Redis, bytes: Option<u64>) -> Result<()> {
+    redis.ask(&format!("CONFIG SET maxmemory {}", bytes.unwrap_or(0))).await.map(drop)
+}
+
+async fn info(redis: &Redis, section: &str, field: &str) -> Result<u64> {
+    let info = redis.ask(&format!("INFO {section}")).await?;
+    let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    Ok(value.with_context(|| format!("no {field} in {info}"))?.trim().parse()?)
+}
+
+fn publication(channel: &str, data: String) -> Result<Publication> {
+    Ok(Publication::new(Channel::parse(channel)?, Data::parse(data)?))
+}
+
+fn offset(outcome: &Result<Receipt, PublishError>) -> Option<u64> {
+    outcome.as_ref().ok().and_then(|receipt| receipt.position).map(|position| position.offset)
+}
+
+fn is_full(outcome: &Result<Receipt, PublishError>) -> bool {
+    matches!(outcome, Err(PublishError::Redis(RedisError::OutOfMemory)))
+}
+
+// ---- publishing while nothing may be evicted
+
+#[tokio::test]
+async fn whoever_publishes_is_told_what_to_do_and_offsets_have_no_hole() -> Result<()> {
+    let (redis, addr, admin) = (Redis::start().await?, free_addr()?, free_addr()?);
+    let config = format!(
+        "{TOPICS}\n[redis]\nurl = {:?}\n[publisher]\nlisten = \"{addr}\"\nadmin_listen = \"{admin}\"\napi_key = \"k\"\n",
+        redis.url()
+    );
+    let _process = Launch::new("publisher").config(config).ready_at(admin).start().await?;
+    let call = async |method: &str, body: Value| {
+        http::post(addr, &format!("/api/{method}"), &[("X-API-Key", "k")], &body.to_string()).await?.json()
+    };
+    let send = || Launch::new("publisher").arg("send").arg("orders:#42").arg("{}").env("REDIS_URL", redis.url()).run();
+    let library = publisher(&redis.url())?;
+    let publish = json!({"channel": "orders:#42", "data": 1});
+    let once = json!({"channel": "orders:#42", "data": 1, "idempotency_key": "k"});
+    let first = call("publish", once.clone()).await?;
+    assert_eq!(first["result"]["offset"], 1);
+    let history = format!("LLEN {}", redis.ask("KEYS *:history:orders:#42").await?);
+
+    limit(&redis, Some(1)).await?;
+    let says = |error: &Value| {
+        let message = error["message"].as_str().unwrap_or_default();
+        error["code"] == 100 && ["out of memory", "raise maxmemory"].iter().all(|words| message.contains(words))
+    };
+    let answer = call("publish", publish.clone()).await?;
+    assert!(says(&answer["error"]), "{answer}");
+    let answer = call("broadcast", json!({"channels": ["orders:#42", "orders:#1", "new"], "data": 1})).await?;
+    let responses = answer["result"]["responses"].as_array().context("responses")?;
+    assert!(says(&responses[0]["error"]) && says(&responses[1]["error"]), "{answer}");
+    assert_eq!(responses[2]["error"]["code"], 102, "{answer}");
+    let commands = vec![json!({"publish": publish}); 300];
+    let answer = call("batch", json!({"commands": commands})).await?;
+    let replies = answer["replies"].as_array().context("replies")?;
+    assert!(replies.len() == 300 && replies.iter().all(|reply| says(&reply["error"])), "{answer}");
+    assert_eq!(call("publish", once).await?, first, "what was published before is told, as it needs no memory");
+    assert!(is_full(&library.publish(publication("orders:#42", "1".into())?).await));
+    let ended = send().await?;
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(!ended.status.success() && said.contains("nothing was published"), "{said}");
+    assert!(said.contains("out of memory") && said.contains("raise maxmemory"), "{said}");
+    assert_eq!(redis.ask(&history).await?, "1", "nothing was appended");
+
+    limit(&redis, None).await?;
+    let answer = call("publish", publish).await?;
+    assert_eq!(answer["result"], json!({"offset": 2, "epoch": first["result"]["epoch"]}));
+    let ended = send().await?;
+    assert!(ended.status.success() && String::from_utf8_lossy(&ended.stdout).contains(" offset 3 "));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_batch_that_fills_redis_half_way_tells_truly_what_was_published() -> Result<()> {
+    let redis = Redis::start().await?;
+    let publisher = publisher(&redis.url())?;
+    publisher.publish(publication("orders:#42", "0".into())?).await?;
+    // A call of the script carries 128 publications, here 5 MiB, of which the history keeps 4. The first one fits.
+    let large = || publication("orders:#42", format!("\"{}\"", "x".repeat(40_000)));
+    limit(&redis, Some(info(&redis, "memory", "used_memory").await? + 7 * MEBIBYTE)).await?;
+    let batch: Vec<Publication> = (0..300).map(|_| large()).collect::<Result<_>>()?;
+    let outcomes = publisher.publish_all(batch).await;
+    let published = outcomes.iter().take_while(|outcome| outcome.is_ok()).count();
+    assert!((1..300).contains(&published), "{published}");
+    let offsets: Vec<_> = outcomes.iter().take(published).filter_map(offset).collect();
+    assert_eq!(offsets, (2..=published as u64 + 1).collect::<Vec<_>>());
+    assert!(outcomes[published..].iter().all(is_full), "the rest, all of it, was not");
+
+    limit(&redis, None).await?;
+    let next = publisher.publish(publication("orders:#42", "1".into())?).await;
+    assert_eq!(offset(&next), Some(published as u64 + 2), "no hole");
+    Ok(())
+}
+
+// ---- publishing while positions are evicted
+
+#[tokio::test]
+async fn an_evicted_position_opens_a_new_epoch_and_no_offset_is_given_twice() -> Result<()> {
+    let redis = Redis::start_with(&["--maxmemory-policy", "allkeys-lru"]).await?;
+    let publisher = publisher_with(RedisConfig { url: redis.url(), ..RedisConfig::default() })?;
+    // Loads the script, which takes memory that nothing can evict.
+    publisher.publish(publication("products", "0".into())?).await?;
+    limit(&redis, Some(info(&redis, "memory", "used_memory").await? + 2 * MEBIBYTE)).await?;
+    let mut given = HashSet::new();
+    let mut epochs: HashMap<String, HashSet<String>> = HashMap::new();
+    let (mut published, mut full) = (0, 0);
+    for round in 0..4 {
+        for hundred in 0..30 {
+            let channels: Vec<String> = (0..100).map(|n| format!("orders:#{}", hundred * 100 + n)).collect();
+            let data = || format!("\"{round} {}\"", "x".repeat(200));
+            let batch = channels.iter().map(|channel| publication(channel, data())).collect::<Result<_>>()?;
+            for (channel, outcome) in channels.into_iter().zip(publisher.publish_all(batch).await) {
+                match outcome {
+                    Ok(receipt) => {
+                        let position = receipt.position.context("the topic keeps history")?;
+                        let epoch = position.epoch.to_string();
+                        let place = (channel.clone(), epoch.clone(), position.offset);
+                        assert!(given.insert(place), "{channel} {epoch} {} was given before", position.offset);
+                        epochs.entry(channel).or_default().insert(epoch);
+                        published += 1;
+                    }
+                    Err(PublishError::Redis(RedisError::OutOfMemory)) => full += 1,
+                    Err(error) => return Err(error).context("only a full Redis may refuse"),
+                }
+            }
+        }
+    }
+    assert!(info(&redis, "stats", "evicted_keys").await? > 1_000, "the limit is too wide for this test");
+    assert!(epochs.values().filter(|epochs| epochs.len() > 1).count() > 100, "positions were evicted");
+    assert!(published > 11_000, "{published} published, {full} refused");
+    Ok(())
+}
