@@ -49,7 +49,7 @@ browser: build web
     @test tests/browser/node_modules/.package-lock.json -nt tests/browser/package-lock.json || npm --prefix tests/browser ci --no-audit --no-fund
     npm --prefix tests/browser test
 
-# What the guides say, done.
+# What the guides and the compose file say, done.
 [private]
 node: build
     @test tests/node/node_modules/.package-lock.json -nt tests/node/package-lock.json || npm --prefix tests/node ci --no-audit --no-fund
