@@ -18,6 +18,7 @@ watch USER="42": build
 test: lint build
     cargo test --workspace --doc
     cargo test --workspace --lib --bins --tests
+    @{{ just_executable() }} node
     @{{ just_executable() }} browser
 
 # Formatting, lints, licences, who may name which library, documentation.
@@ -47,3 +48,9 @@ web:
 browser: build web
     @test tests/browser/node_modules/.package-lock.json -nt tests/browser/package-lock.json || npm --prefix tests/browser ci --no-audit --no-fund
     npm --prefix tests/browser test
+
+# What the guides and the compose file say, done.
+[private]
+node: build
+    @test tests/node/node_modules/.package-lock.json -nt tests/node/package-lock.json || npm --prefix tests/node ci --no-audit --no-fund
+    npm --prefix tests/node test

@@ -1,11 +1,9 @@
-// The demo and the browser that the tests use: started here, stopped here.
+// The demo that the tests use, these and those of tests/node: started here, stopped here.
 
-import { spawn, spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { chromium } from "playwright-core";
 
 const root = new URL("../../", import.meta.url);
 
@@ -13,16 +11,18 @@ const root = new URL("../../", import.meta.url);
 export const PATIENCE_MS = 30_000;
 const START_MS = 120_000;
 
+/** A program of this repository, built before. */
+export function binary(name) {
+  const target = process.env.CARGO_TARGET_DIR ?? fileURLToPath(new URL("target", root));
+  return `${target}/debug/${name}`;
+}
+
 /**
- * @typedef {{ storefront: string, redis: string, database: string, api: string, api_key: string, bridge_pid: number }} Facts
+ * @typedef {{ storefront: string, redis: string, database: string, api: string, api_key: string, socket: string, token_secret: string, bridge_pid: number }} Facts
  * @returns {Promise<{ facts: Facts, stop: () => Promise<void> }>}
  */
 export async function startDemo() {
-  if (!existsSync(new URL("web/dist/index.html", root))) {
-    throw new Error("web/dist is missing: run `npm ci && npm run build` in web/ first");
-  }
-  const target = process.env.CARGO_TARGET_DIR ?? fileURLToPath(new URL("target", root));
-  const program = process.env.GRIOT_DEMO ?? `${target}/debug/demo`;
+  const program = process.env.GRIOT_DEMO ?? binary("demo");
   const demo = spawn(program, ["--print-json"], { cwd: fileURLToPath(root), stdio: ["pipe", "pipe", "inherit"] });
   const ended = new Promise((resolve, reject) => {
     demo.once("error", (error) => reject(new Error(`${program} did not start: ${error.message}`)));
@@ -57,30 +57,6 @@ export async function startDemo() {
       throw error;
     });
   }
-}
-
-export async function launchBrowser() {
-  return chromium.launch({
-    executablePath: chromiumPath(),
-    args: [
-      "--no-sandbox",
-      "--disable-gpu",
-      "--disable-quic",
-      "--no-first-run",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-      "--disable-dev-shm-usage",
-    ],
-  });
-}
-
-function chromiumPath() {
-  if (process.env.CHROMIUM) return process.env.CHROMIUM;
-  const found = spawnSync("sh", ["-c", "command -v chromium || command -v chromium-browser || command -v google-chrome"], { encoding: "utf8" });
-  const path = found.stdout.trim();
-  if (path === "") throw new Error("no Chromium found: install the package chromium, or name the program in CHROMIUM");
-  return path;
 }
 
 /** @template T @param {number} ms @param {string} what @param {Promise<T>} promise @returns {Promise<T>} */

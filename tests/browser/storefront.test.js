@@ -6,7 +6,8 @@ import { randomUUID } from "node:crypto";
 import { mkdir } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { after, before, test } from "node:test";
-import { launchBrowser, startDemo } from "./demo.js";
+import { launchBrowser } from "./chromium.js";
+import { startDemo } from "./demo.js";
 import { Shopper } from "./shopper.js";
 
 const screenshots = fileURLToPath(new URL("screenshots/", import.meta.url));

@@ -124,7 +124,7 @@ function stop() {
   input.close();
   process.stdin.destroy();
   for (const client of clients) client.disconnect();
-  setTimeout(() => output.end(unwritten, () => process.exit(0)), CLOSE_MS).unref();
+  setTimeout(() => output.write("", () => process.exit(0)), CLOSE_MS).unref();
 }
 
 const input = createInterface({ input: process.stdin });
