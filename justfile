@@ -15,7 +15,7 @@ watch USER="42": build
     cargo run --quiet --bin demo -- watch --user "$1"
 
 # Everything that CI runs.
-test: lint build
+test: lint build official-clients
     cargo test --workspace --doc
     cargo test --workspace --lib --bins --tests
     @{{ just_executable() }} node
@@ -51,6 +51,10 @@ browser: build web
 
 # What the guides and the compose file say, done.
 [private]
-node: build
-    @test tests/node/node_modules/.package-lock.json -nt tests/node/package-lock.json || npm --prefix tests/node ci --no-audit --no-fund
+node: build official-clients
     npm --prefix tests/node test
+
+# The official JavaScript client and ioredis, into tests/node.
+[private]
+official-clients:
+    @test tests/node/node_modules/.package-lock.json -nt tests/node/package-lock.json || npm --prefix tests/node ci --no-audit --no-fund
