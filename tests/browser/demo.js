@@ -1,8 +1,10 @@
 // The demo and the browser that the tests use: started here, stopped here.
 
+import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
@@ -12,6 +14,25 @@ const root = new URL("../../", import.meta.url);
 /** How long anything may take on a small machine that is also compiling. */
 export const PATIENCE_MS = 30_000;
 const START_MS = 120_000;
+
+const screenshots = fileURLToPath(new URL("screenshots/", import.meta.url));
+
+/** A picture of the whole page as it is once every highlight and fading has ended. */
+export async function picture(page, name) {
+  await mkdir(screenshots, { recursive: true });
+  await page.screenshot({ path: `${screenshots}${name}.png`, fullPage: true, animations: "disabled" });
+}
+
+/** Publishes a notification to a user by the HTTP API, as a backend would. @param {Facts} facts */
+export async function notify(facts, user, text) {
+  const response = await fetch(`${facts.api.replace(/\/$/, "")}/api/publish`, {
+    method: "POST",
+    headers: { "content-type": "application/json", "X-API-Key": facts.api_key },
+    body: JSON.stringify({ channel: `notifications:#${user}`, data: { text } }),
+  });
+  const reply = await response.json();
+  assert.equal(reply.error, undefined, JSON.stringify(reply.error));
+}
 
 /**
  * @typedef {{ storefront: string, redis: string, database: string, api: string, api_key: string, bridge_pid: number }} Facts
