@@ -42,7 +42,7 @@ function drawStrip(latency: Latency): void {
   const threads = samples.flatMap(({ path, ms, afterGap }, index) => {
     const x = first + index;
     const thread = shape("rect", {
-      class: `thread ${path}`,
+      class: `thread by-${path}`,
       x: x + GAP / 2,
       y: y(ms),
       width: 1 - GAP,
@@ -76,7 +76,7 @@ function drawPaths(latency: Latency): void {
   if (list.childElementCount === 0) {
     list.replaceChildren(
       ...PATHS.map((path) => {
-        const entry = make("div", `path ${path}`);
+        const entry = make("div", `path by-${path}`);
         entry.dataset.path = path;
         entry.append(make("dt", "", NAMES[path]), make("dd", "", "–"));
         return entry;
