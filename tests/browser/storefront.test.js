@@ -52,7 +52,7 @@ test("the sign-in page lists the users, and a click signs in", async () => {
   const page = await context.newPage();
   await page.goto(demo.facts.storefront);
   await page.locator('.user[data-user="42"]').waitFor();
-  await picture(page, "sign-in");
+  await picture(page, "sign-in-light");
   await page.locator('.user[data-user="42"]').click();
   await page.locator('#shop[data-user="42"][data-phase="live"]').waitFor();
   assert.match(page.url(), /#user=42$/);
@@ -131,7 +131,7 @@ test("when the bridge dies the page says so, and tells afterwards whether anythi
   const text = await publish("42", `Said while you were away: ${unique()}`);
   await awa.until(() => /^Try \d+ (within \d+ s|is under way)$/.test(document.querySelector("#notice-count")?.textContent ?? ""));
   assert.match(await awa.page.locator("#notice").innerText(), /Connection lost.+as it was at \d\d:\d\d:\d\d/);
-  await picture(awa.page, "lost");
+  await picture(awa.page, "bridge-killed");
 
   await both((shopper) => shopper.untilPhase("live"));
   const outcome = await awa.until(() => document.querySelector("#shop").dataset.recovery?.match(/^(recovered|reloaded)$/)?.[0]);
@@ -142,7 +142,7 @@ test("when the bridge dies the page says so, and tells afterwards whether anythi
   } else {
     assert.match(await awa.page.locator("#notice").innerText(), /Back after \d+ s: reloaded from the shop/);
   }
-  await picture(awa.page, `after-a-killed-bridge`);
+  await picture(awa.page, "bridge-back");
   await both((shopper) => shopper.untilOrdersMove());
 });
 

@@ -17,6 +17,7 @@ interface Notice {
 }
 
 const RECOVERY_SHOWN_MS = 20_000;
+const list = new Intl.ListFormat("en-GB");
 const PHASES = { connecting: "Connecting", live: "Live", lost: "Lost", stopped: "Stopped" } as const;
 const ACTIONS = { "try-now": "Try now", "sign-in": "Sign in again" } as const;
 
@@ -56,7 +57,7 @@ function outcome(recovery: Recovery): Notice {
       return {
         tone: "warn",
         title: `${back}: reloaded from the shop.`,
-        text: `Some updates of ${topics.join(", ")} could not be caught up, so the page has read the present state.${unsaid}`,
+        text: `Some updates of ${list.format(topics)} could not be caught up, so the page has read the present state.${unsaid}`,
       };
   }
 }
