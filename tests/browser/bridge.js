@@ -34,8 +34,8 @@ export class Way {
     socket.onMessage((text) => {
       for (const command of lines(text)) {
         if (command.subscribe && this.#own.has(command.subscribe.channel)) {
-          const { channel } = command.subscribe;
-          socket.send(JSON.stringify({ id: command.id, subscribe: this.#said(channel, { recoverable: true, positioned: true, epoch: "own", offset: 0 }) }));
+          const subscribe = this.#said(command.subscribe.channel, { recoverable: true, positioned: true, epoch: "own", offset: 0 });
+          socket.send(JSON.stringify({ id: command.id, subscribe }));
         } else {
           server.send(JSON.stringify(command));
         }

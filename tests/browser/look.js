@@ -1,6 +1,6 @@
 // Measures of what is seen. Each returns what is wrong, in words, so that an empty list is a good page.
 
-/** Elements that stand out of the screen at its right, or a page that can be pushed sideways. */
+/** A page that can be pushed sideways, elements that stand out of the screen, and texts that stand into a panel's padding. */
 export async function overflow(page) {
   return page.evaluate(() => {
     const width = document.documentElement.clientWidth;
@@ -10,7 +10,16 @@ export async function overflow(page) {
       const { left, right } = element.getBoundingClientRect();
       return right > width + 0.5 || left < -0.5;
     });
-    const named = out.map((element) => `${element.tagName.toLowerCase()}#${element.id}.${element.getAttribute("class")} stands out`);
+    const texts = [...document.querySelectorAll(".panel *")].filter((element) => {
+      const spoken = [...element.childNodes].some((child) => child.nodeType === Node.TEXT_NODE && child.textContent.trim() !== "");
+      if (!spoken || element.closest(".unseen") !== null || !element.checkVisibility()) return false;
+      const room = element.closest(".product-text") ?? element.closest(".panel");
+      const right = room.getBoundingClientRect().right - parseFloat(getComputedStyle(room).paddingRight);
+      const range = document.createRange();
+      range.selectNodeContents(element);
+      return range.getBoundingClientRect().right > right + 2;
+    });
+    const named = [...out, ...texts].map((element) => `${element.tagName.toLowerCase()}.${element.className} "${element.textContent}" stands out`);
     return wide > 0 ? [`the page is ${wide} px wider than the screen`, ...named] : named;
   });
 }

@@ -54,6 +54,7 @@ for (const viewport of [PHONE, SMALL_PHONE]) {
     await shopper.untilNotified(LONG_WORD);
     assert.deepEqual(await overflow(shopper.page), [], "the shop, with a word longer than the screen");
     assert.deepEqual(await smallTargets(shopper.page), []);
+    if (viewport === SMALL_PHONE) await picture(shopper.page, "small-phone");
     const boxes = await Promise.all(
       [".top", ".wallet", ".pulse", ".orders", ".notifications", ".product"].map((part) => shopper.page.locator(part).boundingBox()),
     );
