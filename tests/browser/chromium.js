@@ -2,7 +2,17 @@
 
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
+
+const screenshots = fileURLToPath(new URL("screenshots/", import.meta.url));
+
+/** A picture of the whole page as it is once every highlight and fading has ended. */
+export async function picture(page, name) {
+  await mkdir(screenshots, { recursive: true });
+  await page.screenshot({ path: `${screenshots}${name}.png`, fullPage: true, animations: "disabled" });
+}
 
 export async function launchBrowser() {
   if (!existsSync(new URL("../../web/dist/index.html", import.meta.url))) {

@@ -1,5 +1,6 @@
 // The demo that the tests use, these and those of tests/node: started here, stopped here.
 
+import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
@@ -15,6 +16,17 @@ const START_MS = 120_000;
 export function binary(name) {
   const target = process.env.CARGO_TARGET_DIR ?? fileURLToPath(new URL("target", root));
   return `${target}/debug/${name}`;
+}
+
+/** Publishes a notification to a user by the HTTP API, as a backend would. @param {Facts} facts */
+export async function notify(facts, user, text) {
+  const response = await fetch(`${facts.api.replace(/\/$/, "")}/api/publish`, {
+    method: "POST",
+    headers: { "content-type": "application/json", "X-API-Key": facts.api_key },
+    body: JSON.stringify({ channel: `notifications:#${user}`, data: { text } }),
+  });
+  const reply = await response.json();
+  assert.equal(reply.error, undefined, JSON.stringify(reply.error));
 }
 
 /**

@@ -10,12 +10,18 @@ export class Shopper {
   /** Errors that the page itself raised. */
   errors = [];
 
-  /** @param {import("playwright-core").Browser} browser */
-  static async open(browser, storefront, user) {
-    const context = await browser.newContext({ viewport: { width: 1360, height: 900 }, colorScheme: "light" });
+  /**
+   * Without a user the page asks who is shopping. `prepare` is called with the page before it loads anything.
+   * @param {import("playwright-core").Browser} browser
+   * @param {import("playwright-core").BrowserContextOptions} [options]
+   * @param {(page: import("playwright-core").Page) => Promise<void>} [prepare]
+   */
+  static async open(browser, storefront, user, options = {}, prepare = async () => {}) {
+    const context = await browser.newContext({ viewport: { width: 1360, height: 900 }, colorScheme: "light", ...options });
     const shopper = new Shopper();
     shopper.user = user;
     shopper.page = await context.newPage();
+    await prepare(shopper.page);
     shopper.page.setDefaultTimeout(PATIENCE_MS);
     shopper.page.on("pageerror", (error) => shopper.errors.push(error.message));
     shopper.page.on("websocket", (socket) =>
@@ -24,8 +30,30 @@ export class Shopper {
         shopper.#frames.emit("frame");
       }),
     );
-    await shopper.page.goto(`${storefront}#user=${encodeURIComponent(user)}`);
+    await shopper.page.goto(user === null ? storefront : `${storefront}#user=${encodeURIComponent(user)}`);
     return shopper;
+  }
+
+  async close() {
+    await this.page.context().close();
+  }
+
+  async untilLoaded() {
+    await this.page.locator('#shop[data-phase="live"][data-loaded="true"] #product[data-product]').waitFor();
+  }
+
+  async untilSamples(count) {
+    await this.until((wanted) => Number(document.querySelector("#pulse")?.dataset.samples) >= wanted, count);
+  }
+
+  /** Presses a key and says which element has the keyboard now. */
+  async press(key) {
+    await this.page.keyboard.press(key);
+    return this.focused();
+  }
+
+  async focused() {
+    return this.page.evaluate(() => document.activeElement?.id || document.activeElement?.dataset.user || document.activeElement?.tagName);
   }
 
   /** Waits until `condition` holds in the page; what it returns is returned. */

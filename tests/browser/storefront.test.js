@@ -3,14 +3,11 @@
 
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
-import { mkdir } from "node:fs/promises";
-import { fileURLToPath } from "node:url";
 import { after, before, test } from "node:test";
-import { launchBrowser } from "./chromium.js";
-import { startDemo } from "./demo.js";
+import { launchBrowser, picture } from "./chromium.js";
+import { notify, startDemo } from "./demo.js";
 import { Shopper } from "./shopper.js";
 
-const screenshots = fileURLToPath(new URL("screenshots/", import.meta.url));
 let demo;
 let browser;
 /** @type {Shopper} */
@@ -21,7 +18,6 @@ let other;
 const secrets = new Map();
 
 before(async () => {
-  await mkdir(screenshots, { recursive: true });
   demo = await startDemo();
   browser = await launchBrowser();
   const { storefront } = demo.facts;
@@ -39,19 +35,8 @@ after(async () => {
 
 async function publish(user, text) {
   secrets.set(text, user);
-  const response = await fetch(`${demo.facts.api.replace(/\/$/, "")}/api/publish`, {
-    method: "POST",
-    headers: { "content-type": "application/json", "X-API-Key": demo.facts.api_key },
-    body: JSON.stringify({ channel: `notifications:#${user}`, data: { text } }),
-  });
-  const reply = await response.json();
-  assert.equal(reply.error, undefined, JSON.stringify(reply.error));
+  await notify(demo.facts, user, text);
   return text;
-}
-
-/** A picture of the whole page as it is once every highlight and fading has ended. */
-async function picture(page, name) {
-  await page.screenshot({ path: `${screenshots}${name}.png`, fullPage: true, animations: "disabled" });
 }
 
 /** So short that the pictures stay readable, and still no other text. */
@@ -68,7 +53,7 @@ test("the sign-in page lists the users, and a click signs in", async () => {
   const page = await context.newPage();
   await page.goto(demo.facts.storefront);
   await page.locator('.user[data-user="42"]').waitFor();
-  await picture(page, "sign-in");
+  await picture(page, "sign-in-light");
   await page.locator('.user[data-user="42"]').click();
   await page.locator('#shop[data-user="42"][data-phase="live"]').waitFor();
   assert.match(page.url(), /#user=42$/);
@@ -105,12 +90,24 @@ test("the product's price changes on the card, read through the cache", async ()
   assert.match(await awa.page.locator("#source").innerText(), /^from (cache|database)$/);
 });
 
-test("the page measures how long the way from commit to screen takes", async () => {
-  await both(async (shopper) => {
-    await shopper.untilTold("#shop", "p50Ms", null);
-    assert.match(await shopper.page.locator("#p50").innerText(), /^[\d,]+ m?s$/);
-    assert.ok(Number(await shopper.told("#shop", "received")) > 0);
+test("the page plots how long the way from publish to screen takes, for each path", async () => {
+  await awa.until(() => {
+    const paths = [...document.querySelectorAll("#paths .path")];
+    return paths.length === 4 && paths.every(({ dataset }) => Number(dataset.samples) > 0);
   });
+  const drawn = await awa.page.evaluate(() => ({
+    samples: Number(document.querySelector("#pulse").dataset.samples),
+    threads: [...document.querySelectorAll("#strip .thread")].map((thread) => thread.getBoundingClientRect().height),
+    label: document.querySelector("#strip").getAttribute("aria-label"),
+    figures: ["#p50", "#p99", "#last"].map((id) => document.querySelector(id).textContent),
+    p50: Number(document.querySelector("#pulse").dataset.p50Ms),
+    p99: Number(document.querySelector("#pulse").dataset.p99Ms),
+  }));
+  assert.ok(drawn.samples >= 4 && drawn.threads.length === drawn.samples, "one thread for each sample");
+  assert.ok(drawn.threads.every((height) => height > 0), `every thread can be seen: ${drawn.threads}`);
+  assert.match(drawn.label, new RegExp(`last ${drawn.samples} publications: median .+, longest .+`));
+  for (const figure of drawn.figures) assert.match(figure, /^[\d,]+ m?s$/);
+  assert.ok(drawn.p50 >= 0 && drawn.p50 <= drawn.p99, `${drawn.p50} ms is not above ${drawn.p99} ms`);
 });
 
 test("what is published to one user appears for that user only", async () => {
@@ -123,18 +120,9 @@ test("what is published to one user appears for that user only", async () => {
   assert.equal(awa.wasSent(theirs), false);
 });
 
-test("screenshots: light, dark, phone", async () => {
-  const { page } = awa;
+test("a picture of the desktop", async () => {
   await awa.until(() => document.querySelectorAll("#notifications .row").length >= 3);
-  await picture(page, "desktop-light");
-  await page.emulateMedia({ colorScheme: "dark" });
-  await picture(page, "desktop-dark");
-  await page.emulateMedia({ colorScheme: "light" });
-  await page.setViewportSize({ width: 390, height: 844 });
-  await picture(page, "phone");
-  const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-  assert.ok(overflow <= 0, `the page is ${overflow} pixels wider than a phone`);
-  await page.setViewportSize({ width: 1360, height: 900 });
+  await picture(awa.page, "desktop-light");
 });
 
 test("when the bridge dies the page says so, and tells afterwards whether anything was missed", async (t) => {
@@ -142,16 +130,16 @@ test("when the bridge dies the page says so, and tells afterwards whether anythi
   process.kill(demo.facts.bridge_pid, "SIGKILL");
   await both((shopper) => shopper.untilPhase("lost"));
   const text = await publish("42", `Said while you were away: ${unique()}`);
-  await awa.until(() => /Reconnecting/.test(document.querySelector("#notice-count")?.textContent ?? ""));
-  assert.match(await awa.page.locator("#notice").innerText(), /Connection lost/);
-  await picture(awa.page, "disconnected");
+  await awa.until(() => /^Try \d+ (within \d+ s|is under way)$/.test(document.querySelector("#notice-count")?.textContent ?? ""));
+  assert.match(await awa.page.locator("#notice").innerText(), /Connection lost.+as it was at \d\d:\d\d:\d\d/);
+  await picture(awa.page, "bridge-killed");
 
   await both((shopper) => shopper.untilPhase("live"));
-  const continuity = await awa.untilTold("#shop", "continuity", null);
-  t.diagnostic(`continuity: ${continuity}`);
-  if (continuity === "recovered") await awa.untilSent(text);
-  else assert.match(await awa.page.locator("#notice").innerText(), /may have been missed/);
-  await picture(awa.page, "connected-again");
+  await awa.until(() => document.querySelector("#shop").dataset.recovery === "recovered");
+  t.diagnostic(`the page says: ${await awa.page.locator("#notice-title").innerText()}`);
+  await awa.untilSent(text);
+  assert.match(await awa.page.locator("#notice").innerText(), /Back after \d+ s: \d+ missed updates? caught up/);
+  await picture(awa.page, "bridge-back");
   await both((shopper) => shopper.untilOrdersMove());
 });
 

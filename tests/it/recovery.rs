@@ -138,20 +138,28 @@ async fn of_a_conflated_topic_the_newest_of_each_key_is_recovered_however_much_w
 }
 
 #[tokio::test]
-async fn what_is_too_large_for_the_outbox_is_told_rather_than_sent_in_a_loop() -> Result<()> {
+async fn what_does_not_fit_into_the_reply_follows_it_and_what_is_too_large_altogether_is_told() -> Result<()> {
     let redis = Redis::start().await?;
-    let bridge = LoneBridge::start(&redis.url(), "max_outbox_bytes = 300000").await?;
+    let bridge = LoneBridge::start(&redis.url(), "max_recovery_bytes = 2000000").await?;
     let publisher = publisher(&redis.url())?;
     let (client, _) = bridge.client("42").await?;
     let epoch = client.subscribe("products").await?["epoch"].as_str().expect("epoch").to_owned();
     client.unsubscribe("products").await?;
-    let large = format!("\"{}\"", "x".repeat(60_000));
-    for _ in 0..4 {
-        publish(&publisher, "products", &large, None).await?;
+    let large = "x".repeat(60_000);
+    for n in 1..=20 {
+        publish(&publisher, "products", &json!({"n": n, "text": large}).to_string(), None).await?;
     }
-    let told = client.recover("products", &epoch, 0).await?;
-    assert_eq!((told.get("recovered"), &told["offset"]), (None, &json!(4)));
+    let recovered = client.recover("products", &epoch, 4).await?;
+    let in_reply = recovered["publications"].as_array().map_or(0, Vec::len);
+    assert!(recovered["recovered"] == true && (1..16).contains(&in_reply), "{in_reply} of 16 in the reply");
+    for offset in 5 + in_reply..=20 {
+        let (_, publication) = client.next_publication(SOON).await?;
+        assert_eq!((&publication["offset"], &publication["data"]["n"]), (&json!(offset), &json!(offset)));
+    }
+    publish(&publisher, "products", "21", None).await?;
+    assert_eq!(client.next_publication(SOON).await?.1["offset"], json!(21), "then it goes on");
     client.unsubscribe("products").await?;
-    assert_eq!(data(&client.recover("products", &epoch, 2).await?).len(), 2);
+    let told = client.recover("products", &epoch, 2).await?;
+    assert_eq!((told.get("recovered"), &told["offset"]), (None, &json!(21)), "over a megabyte");
     Ok(())
 }

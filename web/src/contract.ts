@@ -14,6 +14,7 @@ export interface OrderFact {
   readonly id: string;
   readonly status: string;
   readonly totalCents: number;
+  readonly atUs: number | null;
 }
 
 export interface WalletFact {
@@ -41,6 +42,19 @@ export interface Publication {
   /** The public id: the same on every repeat of one publication. Absent on raw ones. */
   readonly id: string | null;
   readonly data: Fields;
+  /** It was missed first and delivered when its channel was subscribed again. */
+  readonly recovered: boolean;
+}
+
+/** The ways into Griot: a row change by a rule, SQL in a transaction, the HTTP API, plain `PUBLISH`. */
+export const PATHS = ["row", "sql", "http", "raw"] as const;
+export type Path = (typeof PATHS)[number];
+
+/** What the shop says about the beginning of a publication's way. */
+export interface Origin {
+  readonly path: Path;
+  /** Microseconds since 1970; such numbers stay exact until the year 2255. */
+  readonly atUs: number;
 }
 
 export type Fields = Readonly<Record<string, unknown>>;
@@ -63,7 +77,7 @@ export function order(value: unknown): OrderFact | null {
   const id = text(from?.id);
   const status = text(from?.status);
   if (id === null || status === null) return null;
-  return { id, status, totalCents: number(from?.total_cents) ?? 0 };
+  return { id, status, totalCents: number(from?.total_cents) ?? 0, atUs: number(from?.committed_at_us) };
 }
 
 export function wallet(value: unknown): WalletFact | null {
@@ -72,9 +86,13 @@ export function wallet(value: unknown): WalletFact | null {
   return balanceCents === null ? null : { balanceCents, version: number(from?.version) };
 }
 
-/** The moment of the commit in microseconds since 1970; such numbers stay exact until the year 2255. */
-export function committedAtUs(data: Fields): number | null {
-  return number(data.committed_at_us);
+/** The shop names path and moment of what it publishes itself; a changed row brings the moment in its own column. */
+export function origin(data: Fields): Origin | null {
+  const changedUs = number(data.committed_at_us);
+  if (changedUs !== null) return { path: "row", atUs: changedUs };
+  const path = PATHS.find((known) => known === data.path);
+  const atUs = number(data.at_us);
+  return path === undefined || atUs === null ? null : { path, atUs };
 }
 
 /** Refused for good: the same request would be refused again. */

@@ -2,13 +2,15 @@
 
 import { fetchUsers } from "./contract";
 import type { User } from "./contract";
+import { onNoticeAction } from "./notice";
 import { open, retrying } from "./session";
+import type { Session } from "./session";
 import { Store } from "./store";
-import { draw, drawFigures, drawShop, drawSignIn, focusTitle, nameUser, onSignInAgain, onSwitchUser } from "./view";
+import { draw, drawFigures, drawShop, drawSignIn, focusTitle, nameUser, onSkip, onSwitchUser } from "./view";
 
 let users: readonly User[] = [];
 let store: Store | null = null;
-let close = (): void => undefined;
+let session: Session | null = null;
 let drawing = false;
 
 function chosenUser(): string | null {
@@ -35,8 +37,8 @@ function changed(): void {
 }
 
 function show(): void {
-  close();
-  close = () => undefined;
+  session?.close();
+  session = null;
   store = null;
   const user = chosenUser();
   if (user === null) {
@@ -45,7 +47,7 @@ function show(): void {
   }
   drawShop(user, nameOf(user));
   store = new Store(user, changed);
-  close = open(store);
+  session = open(store);
   changed();
 }
 
@@ -65,10 +67,21 @@ addEventListener("hashchange", () => {
   focusTitle();
 });
 onSwitchUser(() => (location.hash = ""));
-onSignInAgain(show);
+onNoticeAction((action) => {
+  if (action === "try-now") {
+    session?.tryNow();
+  } else {
+    show();
+    focusTitle();
+  }
+});
+onSkip();
+addEventListener("visibilitychange", () => {
+  if (document.hidden) store?.hide();
+});
 show();
 // Moves the countdown while there is no connection, and takes down a notice whose time is over.
 setInterval(() => {
-  if (store !== null && (store.connection.phase === "lost" || store.continuity !== null)) changed();
+  if (store !== null && (store.connection.phase === "lost" || store.recovery !== null)) changed();
 }, 500);
 retrying(new AbortController().signal, usersFailed, () => fetchUsers(new AbortController().signal)).then(usersCame, usersFailed);

@@ -1,20 +1,27 @@
 // One signed-in user: sign in, connect, and load what publications alone cannot tell.
 
-import { Refused, committedAtUs, fetchProduct, fetchSnapshot, signIn, text } from "./contract";
+import { Refused, fetchProduct, fetchSnapshot, number, signIn, text } from "./contract";
 import type { Publication } from "./contract";
 import { connect } from "./connection";
+import type { Socket } from "./connection";
 import type { Loading, Store } from "./store";
 
 const PRODUCTS = "products";
 
-/** Opens the session of `store.user`; the returned function ends it. */
-export function open(store: Store): () => void {
+export interface Session {
+  /** Ends the wait before the next try to connect. */
+  tryNow(): void;
+  close(): void;
+}
+
+/** Opens the session of `store.user`. */
+export function open(store: Store): Session {
   const ended = new AbortController();
   const { signal } = ended;
   let token = "";
   let productId = "1";
   let productCommit: number | null = null;
-  let since = Date.now();
+  let socket: Socket | null = null;
 
   const snapshot = coalesced(signal, failed("shop"), async () => {
     store.expectSnapshot();
@@ -46,18 +53,25 @@ export function open(store: Store): () => void {
   function received(publication: Publication): void {
     if (!store.receive(publication)) return;
     if (publication.channel !== PRODUCTS || text(publication.data.id) !== productId) return;
-    productCommit = committedAtUs(publication.data);
+    productCommit = number(publication.data.committed_at_us);
     product();
+  }
+
+  /** A channel has lost publications: what the shop says now repairs it. */
+  async function repair(channel: string): Promise<void> {
+    const { recovery } = store;
+    recovery?.reloading();
+    await (channel === PRODUCTS ? product() : snapshot());
+    if (recovery !== null && !store.troubles.has(channel === PRODUCTS ? "product" : "shop")) store.reloaded(recovery);
   }
 
   async function start(): Promise<void> {
     const first = await retrying(signal, failed("shop"), () => signIn(store.user, signal));
     token = first.token;
     let connected = false;
-    const close = connect(first, PRODUCTS, renew, {
+    socket = connect(first, PRODUCTS, renew, {
       connection(connection) {
-        if (connection.phase === "lost") since = connection.since;
-        store.set(connection.phase === "live" ? { connection, continuity: null } : { connection });
+        store.setConnection(connection);
         // What changed between the first snapshot and the subscription came by neither.
         if (connection.phase === "live" && !connected) {
           connected = true;
@@ -65,40 +79,36 @@ export function open(store: Store): () => void {
         }
       },
       publication: received,
+      back: (recovery) => store.setRecovery(recovery),
       resubscribed(channel, kept) {
-        if (channel === PRODUCTS) {
-          // The card shows what the shop says now, so reading it again repairs any gap.
-          if (!kept) product();
-          return;
-        }
-        const lostAlready = store.continuity?.kept === false;
-        store.set({ continuity: { kept: kept && !lostAlready, since, at: Date.now() } });
-        if (!kept) snapshot();
+        store.answered(channel, kept);
+        if (!kept) repair(channel);
       },
     });
-    signal.addEventListener("abort", close);
+    signal.addEventListener("abort", socket.close);
     snapshot();
   }
 
   start().catch((error: unknown) => {
-    if (!signal.aborted) store.set({ connection: { phase: "stopped", reason: reasonOf(error) } });
+    if (!signal.aborted) store.setConnection({ phase: "stopped", reason: reasonOf(error) });
   });
-  return () => ended.abort();
+  return { tryNow: () => socket?.tryNow(), close: () => ended.abort() };
 }
 
-/** A function that runs `task`; calls while it runs make it run once more afterwards. */
-function coalesced(signal: AbortSignal, failed: (error: unknown) => void, task: () => Promise<void>): () => void {
-  let running = false;
+/** A function that runs `task`; calls while it runs make it run once more, and all of them wait for that. */
+function coalesced(signal: AbortSignal, failed: (error: unknown) => void, task: () => Promise<void>): () => Promise<void> {
+  let running: Promise<void> | null = null;
   let again = false;
-  return async function run(): Promise<void> {
-    again = true;
-    if (running) return;
-    running = true;
+  async function run(): Promise<void> {
     while (again && !signal.aborted) {
       again = false;
       await retrying(signal, failed, task).catch(failed);
     }
-    running = false;
+    running = null;
+  }
+  return () => {
+    again = true;
+    return (running ??= run());
   };
 }
 

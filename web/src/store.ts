@@ -1,21 +1,16 @@
 // What the page knows. It changes only through these methods, and each change asks for one drawing.
 
-import { committedAtUs, order, text, wallet } from "./contract";
+import { order, origin, text, wallet } from "./contract";
 import type { OrderFact, Product, Publication, Snapshot } from "./contract";
+import { Latency } from "./latency";
+import type { Recovery } from "./recovery";
 
 export type Connection =
   | { readonly phase: "connecting" }
   | { readonly phase: "live" }
-  /** Trying again by itself: try number `attempt` begins by `nextBy` at the latest. */
-  | { readonly phase: "lost"; readonly since: number; readonly attempt: number; readonly nextBy: number }
+  /** Trying again by itself: try number `attempt` begins by `nextBy` at the latest. `lastLive` is null if it never was. */
+  | { readonly phase: "lost"; readonly lastLive: number | null; readonly attempt: number; readonly nextBy: number }
   | { readonly phase: "stopped"; readonly reason: string };
-
-/** What became of the publications of a time without connection. */
-export interface Continuity {
-  readonly kept: boolean;
-  readonly since: number;
-  readonly at: number;
-}
 
 export interface ShownOrder extends OrderFact {
   readonly owner: string;
@@ -41,11 +36,12 @@ export type Loading = "shop" | "product";
 const KEPT_ORDERS = 100;
 const KEPT_NOTIFICATIONS = 50;
 const KEPT_IDS = 4096;
-const KEPT_SAMPLES = 200;
 
 export class Store {
   connection: Connection = { phase: "connecting" };
-  continuity: Continuity | null = null;
+  /** The last time away, and what became of the publications meanwhile. */
+  recovery: Recovery | null = null;
+  readonly latency = new Latency();
   readonly orders = new Map<string, ShownOrder>();
   notifications: ShownNotification[] = [];
   wallet: ShownWallet | null = null;
@@ -57,14 +53,11 @@ export class Store {
   loaded = false;
   received = 0;
   repeated = 0;
-  lastMs: number | null = null;
 
   readonly user: string;
   readonly #changed: () => void;
-  readonly #samples: number[] = [];
   readonly #seen = new Set<string>();
   #liveSince = Infinity;
-  #unmeasured: number[] = [];
   #unmeasuredProduct: number | null = null;
   /** Publications that came while a snapshot was on its way: they are applied again over it. */
   #overtaking: Publication[] | null = null;
@@ -74,9 +67,27 @@ export class Store {
     this.#changed = changed;
   }
 
-  set(change: Partial<Pick<Store, "connection" | "continuity">>): void {
-    Object.assign(this, change);
-    if (change.connection?.phase === "live") this.#liveSince = Date.now();
+  setConnection(connection: Connection): void {
+    this.connection = connection;
+    if (connection.phase === "live") {
+      this.#liveSince = Date.now();
+      this.latency.gap();
+    }
+    this.#changed();
+  }
+
+  setRecovery(recovery: Recovery): void {
+    this.recovery = recovery;
+    this.#changed();
+  }
+
+  answered(channel: string, kept: boolean): void {
+    this.recovery?.answered(channel, kept);
+    this.#changed();
+  }
+
+  reloaded(recovery: Recovery): void {
+    recovery.reloaded();
     this.#changed();
   }
 
@@ -99,8 +110,9 @@ export class Store {
     this.received += 1;
     this.#overtaking?.push(publication);
     const shown = this.#apply(publication, true);
-    const committed = committedAtUs(publication.data);
-    if (shown && this.#measurable(committed)) this.#unmeasured.push(committed / 1000);
+    if (publication.recovered && this.recovery !== null) this.recovery.caughtUp += 1;
+    const from = origin(publication.data);
+    if (shown && from !== null && !publication.recovered && this.#measurable(from.atUs)) this.latency.expect(from);
     this.#changed();
     return true;
   }
@@ -112,7 +124,7 @@ export class Store {
   takeSnapshot(snapshot: Snapshot): void {
     this.orders.clear();
     const oldestFirst = snapshot.orders.toSorted((a, b) => Number(a.id) - Number(b.id));
-    for (const fact of oldestFirst) this.orders.set(fact.id, { ...fact, owner: this.user, changedAt: null });
+    for (const fact of oldestFirst) this.orders.set(fact.id, { ...fact, owner: this.user, changedAt: moment(fact.atUs) });
     if (snapshot.wallet !== null) {
       const version = snapshot.wallet.version ?? this.wallet?.version ?? null;
       this.wallet = { change: null, ...this.wallet, owner: this.user, balanceCents: snapshot.wallet.balanceCents, version };
@@ -133,27 +145,21 @@ export class Store {
 
   /** To be called when what was drawn is on screen; true if a figure changed. */
   measure(now: number): boolean {
-    const commits = this.#unmeasured;
     const product = this.#unmeasuredProduct;
-    this.#unmeasured = [];
     this.#unmeasuredProduct = null;
-    // Below zero the clocks of shop and browser differ, and the figure would mean nothing.
-    for (const ms of commits.map((commit) => now - commit).filter((ms) => ms >= 0)) {
-      this.lastMs = ms;
-      if (this.#samples.push(ms) > KEPT_SAMPLES) this.#samples.shift();
-    }
     if (product !== null && now >= product) this.productMs = now - product;
-    return commits.length > 0 || product !== null;
+    return this.latency.measure(now) || product !== null;
   }
 
-  medianMs(): number | null {
-    const sorted = this.#samples.toSorted((a, b) => a - b);
-    return sorted[Math.floor((sorted.length - 1) / 2)] ?? null;
+  /** The page is hidden: what is not drawn yet will not be for a long time. */
+  hide(): void {
+    this.#unmeasuredProduct = null;
+    this.latency.forget();
   }
 
   /** A hidden page draws nothing, and what was recovered waited for the connection: neither says how fast delivery is. */
-  #measurable(committedUs: number | null): committedUs is number {
-    return committedUs !== null && committedUs / 1000 >= this.#liveSince && !document.hidden;
+  #measurable(us: number | null): us is number {
+    return us !== null && us / 1000 >= this.#liveSince && !document.hidden;
   }
 
   /** True if something on screen follows from it. `fresh` is false when it is applied again over a snapshot. */
@@ -161,7 +167,7 @@ export class Store {
     const { channel, data } = publication;
     const [topic, name] = split(channel);
     const owner = text(data.user_id) ?? text(data.userId) ?? (name.startsWith("#") ? name.slice(1) : this.user);
-    const at = (committedAtUs(data) ?? Date.now() * 1000) / 1000;
+    const at = moment(origin(data)?.atUs ?? null) ?? Date.now();
     if (topic === "orders") {
       const fact = order(data);
       if (fact === null) return false;
@@ -189,8 +195,12 @@ export class Store {
   }
 }
 
+function moment(us: number | null): number | null {
+  return us === null ? null : us / 1000;
+}
+
 /** `orders:#42` is the topic `orders` and the name `#42`. */
-function split(channel: string): [topic: string, name: string] {
+export function split(channel: string): [topic: string, name: string] {
   const colon = channel.indexOf(":");
   return colon < 0 ? [channel, ""] : [channel.slice(0, colon), channel.slice(colon + 1)];
 }

@@ -63,13 +63,26 @@ const BACKLOG: u32 = 4_096;
 ///
 /// # Errors
 /// The address is taken or not one of this machine; the text says which field to change.
-#[expect(clippy::unused_async, reason = "its callers await it, and a socket needs their runtime")]
 pub async fn bind(field: &str, address: SocketAddr) -> Result<TcpListener, ConfigError> {
-    listen(address).map_err(|error| ConfigError(format!("cannot listen on {field} = \"{address}\": {error}")))
+    bind_with(field, address, None).await
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// [`bind`], with a limit to what the kernel holds for a connection whose peer does not read, in bytes.
+///
+/// # Errors
+/// As [`bind`].
+#[expect(clippy::unused_async, reason = "its callers await it, and a socket needs their runtime")]
+pub async fn bind_with(field: &str, address: SocketAddr, send_buffer: Option<u32>) -> Result<TcpListener, ConfigError> {
+    listen(address, send_buffer)
+        .map_err(|error| ConfigError(format!("cannot listen on {field} = \"{address}\": {error}")))
+}
+
+fn listen(address: SocketAddr, send_buffer: Option<u32>) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(bytes) = send_buffer {
+        // Connections inherit it.
+        socket.set_send_buffer_size(bytes)?;
+    }
     // A worker that starts again must not wait for the last connections of the one before.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;

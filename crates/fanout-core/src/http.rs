@@ -231,8 +231,8 @@ fn reason(error: &hyper::Error) -> &'static str {
     }
 }
 
-/// Answers without having a request, and closes.
-async fn part(mut stream: TcpStream, status: StatusCode, text: &str) {
+/// Answers without having a request, and closes; takes at most two seconds.
+pub async fn part(mut stream: TcpStream, status: StatusCode, text: &str) {
     let answer = format!(
         "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}",
         text.len()
@@ -242,8 +242,8 @@ async fn part(mut stream: TcpStream, status: StatusCode, text: &str) {
     }
 }
 
-/// Closes a connection so that what was written last arrives.
-async fn linger(mut stream: TcpStream) {
+/// Closes a connection so that what was written last arrives; takes at most a second.
+pub async fn linger(mut stream: TcpStream) {
     let fetched = async {
         stream.shutdown().await?;
         tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await

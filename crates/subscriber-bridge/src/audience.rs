@@ -8,7 +8,8 @@ use fanout_core::position::FeedPosition;
 use fanout_core::{Channel, Topic, Topics};
 
 use crate::hub::ConnectionId;
-use crate::repair::{Repair, Room};
+use crate::repair::Repair;
+use crate::room::Room;
 use crate::subscription::Subscription;
 
 /// The subscriptions to one channel.
@@ -105,7 +106,7 @@ impl Audience {
     pub(crate) fn repaired(&mut self, heard: Option<(Epoch, u64)>, room: &Room) -> bool {
         self.heard = heard;
         let again = self.repair.take().is_some_and(|repair| repair.again);
-        self.repair = again.then(|| Repair::new(room.clone()));
+        self.repair = again.then(|| Repair::new(room));
         again
     }
 

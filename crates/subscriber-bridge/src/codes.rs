@@ -36,6 +36,8 @@ pub(crate) const INVALID_TOKEN: Disconnect = disconnect(3500, "invalid token");
 pub(crate) const BAD_REQUEST: Disconnect = disconnect(3501, "bad request");
 /// No connect command in time.
 pub(crate) const STALE: Disconnect = disconnect(3502, "stale");
+/// The user has as many connections as permitted.
+pub(crate) const CONNECTION_LIMIT: Disconnect = disconnect(3504, "connection limit");
 /// More server-side subscriptions than permitted.
 pub(crate) const CHANNEL_LIMIT: Disconnect = disconnect(3505, "channel limit");
 /// `send` has no receiver here.
@@ -77,5 +79,8 @@ pub(crate) const LIMIT_EXCEEDED: CommandError = error(106, "limit exceeded");
 pub(crate) const BAD_COMMAND: CommandError = error(107, "bad request");
 /// The feature is off.
 pub(crate) const FEATURE_OFF: CommandError = error(108, "not available");
+/// More subscriptions in a second than permitted: the client tries again later.
+pub(crate) const TOO_MANY_REQUESTS: CommandError =
+    CommandError { code: 111, message: "too many requests", temporary: true };
 /// The client fetches a new token and tries again.
 pub(crate) const TOKEN_EXPIRED: CommandError = error(109, "token expired");

@@ -1,14 +1,15 @@
 //! The settings of the bridge: the section `[subscriber_bridge]` beside those that all workers share.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use fanout_core::config::LogConfig;
 use fanout_core::{RedisConfig, Topic};
+use ipnet::IpNet;
 use secrecy::SecretString;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{Error, IgnoredAny};
+use serde::{Deserialize, Deserializer};
 
 /// Smallest outbox: it must hold the largest publication, and another one while that is being written.
 const MIN_OUTBOX_BYTES: usize = 256 * 1024;
@@ -53,14 +54,29 @@ pub struct BridgeConfig {
     /// Origins of pages that may connect, for example `https://shop.example`; `*` means every page. Requests without an
     /// `Origin` come from no page and are always allowed.
     pub allowed_origins: Vec<String>,
-    /// Most connections of this bridge.
+    /// Most connections of this bridge, those included that have not sent their handshake yet.
     pub max_connections: usize,
+    /// Most connections of one address (of one /64 of IPv6); 0 for no limit, which is right only behind something that has
+    /// one.
+    pub max_connections_per_address: usize,
+    /// Proxies, as addresses or networks (`10.0.0.0/8`), whose `X-Forwarded-For` names the client's address.
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Most connections of one user; 0 for no limit.
+    pub max_connections_per_user: usize,
     /// Most channels of one connection.
     pub max_channels: usize,
+    /// Subscriptions that one connection may begin per second, beyond `max_channels` at once.
+    pub max_subscribes_per_second: u32,
     /// Most bytes that may wait for a connection that does not read.
     pub max_outbox_bytes: usize,
-    /// Most bytes that all feeds together may hold back while they are being repaired after a lost link.
-    pub max_repair_bytes: usize,
+    /// Bytes that the kernel may hold besides, for each connection that does not read; it takes twice the number.
+    pub socket_send_buffer_bytes: u32,
+    /// Most bytes of missed publications that may wait for one connection, beside `max_outbox_bytes`. What was missed is
+    /// recovered up to half of it.
+    pub max_recovery_bytes: usize,
+    /// Most bytes of histories that the bridge holds at once, for repairs and recoveries of all connections.
+    pub max_history_bytes: usize,
     /// Seconds over which clients are told that continuity is lost, so that not all of them come back at once. A client is
     /// told at the latest before the next publication of the channel.
     pub telling_window_seconds: u32,
@@ -87,9 +103,15 @@ impl Default for BridgeConfig {
             token_secret_file: None,
             allowed_origins: Vec::new(),
             max_connections: 15_000,
+            max_connections_per_address: 0,
+            trusted_proxies: Vec::new(),
+            max_connections_per_user: 0,
             max_channels: 128,
+            max_subscribes_per_second: 20,
             max_outbox_bytes: 1024 * 1024,
-            max_repair_bytes: 64 * 1024 * 1024,
+            socket_send_buffer_bytes: 128 * 1024,
+            max_recovery_bytes: 16 * 1024 * 1024,
+            max_history_bytes: 256 * 1024 * 1024,
             telling_window_seconds: 10,
             max_message_bytes: 64 * 1024,
             ping_seconds: 25,
@@ -121,10 +143,15 @@ impl BridgeConfig {
         }
         Ok(())
     }
+}
 
-    /// Most bytes of history for one connection or one channel: a reply with all of it, and more beside it, fits into the
-    /// outbox.
-    pub(crate) fn max_recovery_bytes(&self) -> usize {
-        self.max_outbox_bytes / 2
-    }
+/// An address alone is a network of one.
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let parse = |text: &String| {
+        let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        network
+            .map_err(|_| D::Error::custom(format!("{text:?} is neither an address nor a network like \"10.0.0.0/8\"")))
+    };
+    texts.iter().map(parse).collect()
 }

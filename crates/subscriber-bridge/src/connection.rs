@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use fanout_core::{Channel, Shutdown};
+use fanout_core::{Channel, Shutdown, UserId};
 use futures::StreamExt;
 use futures::future::join_all;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 
 use crate::Shared;
+use crate::admission::Guest;
 use crate::codes::{self, Disconnect};
 use crate::frame;
 use crate::hub::ConnectionId;
@@ -45,6 +46,7 @@ pub(crate) struct Connection {
     lost: Vec<Channel>,
     /// When it is told.
     tell_at: Option<Instant>,
+    guest: Option<Guest<UserId>>,
 }
 
 impl Connection {
@@ -60,7 +62,7 @@ impl Connection {
         let socket = WebSocketStream::from_partially_read(half, early.to_vec(), Role::Server, Some(config)).await;
         let session = Session::new(Arc::clone(&shared.rules), uuid::Uuid::new_v4().to_string());
         let timer = Instant::now() + Duration::from_secs(shared.config.stale_seconds.into());
-        Self { shared, id, session, outbox, socket, timer, lost: Vec::new(), tell_at: None }
+        Self { shared, id, session, outbox, socket, timer, lost: Vec::new(), tell_at: None, guest: None }
     }
 
     /// Lives until either side ends it.
@@ -151,8 +153,21 @@ impl Connection {
                 self.outbox.send(frame::text(&reply));
             }
             Step::Disconnect(disconnect) => return Err(disconnect),
-            Step::Join(join) => self.join(join).await,
+            Step::Join(join) => {
+                if join.is_connect() {
+                    self.enter()?;
+                }
+                self.join(join).await;
+            }
         }
+        Ok(())
+    }
+
+    /// Counts the connection among those of its user.
+    fn enter(&mut self) -> Result<(), Disconnect> {
+        let Some(user) = self.session.user().cloned() else { return Ok(()) };
+        let limit = self.shared.config.max_connections_per_user;
+        self.guest = Some(self.shared.users.enter(user, limit).ok_or(codes::CONNECTION_LIMIT)?);
         Ok(())
     }
 
@@ -162,15 +177,21 @@ impl Connection {
     async fn join(&mut self, join: Join) {
         let (channels, connects) = (join.channels(), join.is_connect());
         let confirmations = self.shared.hub.join(self.id, &self.outbox, &channels);
+        let mut room = self.shared.room.nothing();
         let read = async {
             join_all(confirmations).await;
-            recovery::standings(&self.shared, &channels, join.recoveries()).await
+            recovery::standings(&self.shared, &channels, join.recoveries(), &mut room).await
         };
         let standings = timeout(JOIN_PATIENCE, read).await.ok().flatten();
-        let standings = standings.unwrap_or_else(|| channels.iter().map(|_| None).collect());
+        let mut standings = standings.unwrap_or_else(|| channels.iter().map(|_| None).collect());
         recovery::count(&self.shared.metrics, join.recoveries(), &standings);
+        let rest = recovery::beyond_the_reply(&channels, &mut standings);
         let reply = self.session.joined(join, &standings, unix_now());
-        self.outbox.send(frame::text(&reply));
+        let last = rest.len();
+        let mut room = Some(room);
+        for (index, frame) in std::iter::once(frame::text(&reply)).chain(rest).enumerate() {
+            self.outbox.recover(frame, if index == last { room.take() } else { None });
+        }
         for ((channel, _), standing) in channels.iter().zip(standings) {
             self.shared.hub.activate(self.id, channel, standing.map(|standing| standing.top));
         }

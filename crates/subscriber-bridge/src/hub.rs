@@ -18,8 +18,9 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::audience::{Audience, Members};
 use crate::metrics::Metrics;
-use crate::outbox::Outbox;
-use crate::repair::{Repair, Room};
+use crate::outbox::{Kind, Outbox};
+use crate::repair::Repair;
+use crate::room::Room;
 use crate::subscription::{Continues, Held, Subscription, Verdict};
 use crate::{codes, frame, protocol};
 
@@ -50,14 +51,8 @@ struct Ailing {
 }
 
 impl Hub {
-    /// `repair_bytes` is what all repairs together may hold.
-    pub(crate) fn new(
-        link: Link,
-        redis: &fanout_core::Redis,
-        topics: Topics,
-        metrics: Metrics,
-        repair_bytes: usize,
-    ) -> Self {
+    /// All repairs together hold what `room` gives.
+    pub(crate) fn new(link: Link, redis: &fanout_core::Redis, topics: Topics, metrics: Metrics, room: Room) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
@@ -65,7 +60,7 @@ impl Hub {
             partitions: redis.partitions().clone(),
             topics,
             metrics,
-            room: Room::new(repair_bytes),
+            room,
             ailing: Ailing::default(),
         }
     }
@@ -165,7 +160,7 @@ impl Hub {
         let mut shard = self.shard(&feed);
         let Some(members) = shard.get_mut(&feed).and_then(|audience| audience.members(channel)) else { return };
         let push = protocol::publication(channel.as_str(), data, None, None);
-        let held = Held { frame: frame::text(&push), position: None, conflation: None };
+        let held = Held { frame: frame::text(&push), kind: Kind::Live, position: None, conflation: None };
         for subscription in members.values_mut() {
             self.offer(subscription, &held, Continues::Next);
         }
@@ -256,7 +251,7 @@ impl Hub {
         if let Some(repair) = &mut audience.repair {
             repair.again = true;
         } else {
-            audience.repair = Some(Repair::new(self.room.clone()));
+            audience.repair = Some(Repair::new(&self.room));
             self.still_ailing([feed.clone()]);
         }
     }
@@ -268,13 +263,14 @@ impl Hub {
             self.metrics.dropped.count("topic of another feed");
             return false;
         };
+        let kind = if audience.repair.is_some() { Kind::History } else { Kind::Live };
         let Some(members) = audience.members(&channel) else { return false };
         let position = Some(envelope.position).filter(|position| position.offset > 0);
         let push = protocol::publication(channel.as_str(), envelope.data.as_bytes(), position, Some(description));
         let conflates = self.topics.of(&channel).is_some_and(|topic| topic.conflate);
         let key = description.key.as_ref().filter(|_| conflates);
         let conflation = key.map(|key| format!("{channel} {key}").into());
-        let held = Held { frame: frame::text(&push), position, conflation };
+        let held = Held { frame: frame::text(&push), kind, position, conflation };
         let (mut lost, mut gaps) = (Vec::new(), false);
         for (connection, subscription) in members.iter_mut() {
             match self.offer(subscription, &held, continues) {

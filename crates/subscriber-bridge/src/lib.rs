@@ -2,6 +2,7 @@
 //!
 //! What arrives at the [link](fanout_core::link) goes through the hub to the outboxes. It knows nothing of PostgreSQL.
 
+mod admission;
 mod audience;
 pub mod codes;
 pub mod config;
@@ -16,25 +17,28 @@ mod raw;
 mod recovery;
 mod repair;
 mod repairer;
+mod room;
 mod server;
 pub mod session;
 mod subscription;
 pub mod token;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use fanout_core::admin::{self, Health};
 use fanout_core::config::{ConfigError, secret};
 use fanout_core::link::Link;
-use fanout_core::{Redis, Shutdown, Topics, telemetry};
+use fanout_core::{Redis, Shutdown, Topics, UserId, telemetry};
 use tokio::net::TcpListener;
 
+use self::admission::Counts;
 pub use self::config::{BridgeConfig, Config};
 use self::hub::Hub;
 use self::listen::Listener;
 use self::metrics::Metrics;
 use self::repairer::Repairer;
+use self::room::Room;
 use self::session::Rules;
 use self::token::Tokens;
 
@@ -45,6 +49,9 @@ pub(crate) struct Shared {
     pub(crate) hub: Arc<Hub>,
     pub(crate) redis: Redis,
     pub(crate) metrics: Metrics,
+    pub(crate) room: Room,
+    pub(crate) addresses: Counts<IpAddr>,
+    pub(crate) users: Counts<UserId>,
 }
 
 /// A bridge whose addresses are bound.
@@ -64,7 +71,8 @@ impl Bridge {
     pub async fn bind(config: Config) -> Result<Self, ConfigError> {
         let (tokens, topics) = check(&config)?;
         let own = &config.subscriber_bridge;
-        let browsers = admin::bind("subscriber_bridge.listen", own.listen).await?;
+        let buffer = Some(own.socket_send_buffer_bytes).filter(|bytes| *bytes > 0);
+        let browsers = admin::bind_with("subscriber_bridge.listen", own.listen, buffer).await?;
         let operators = admin::bind("subscriber_bridge.admin_listen", own.admin_listen).await?;
         Ok(Self { browsers, operators, config, tokens, topics })
     }
@@ -96,7 +104,8 @@ impl Bridge {
         let redis = Redis::connect(&self.config.redis)?;
         let config = self.config.subscriber_bridge;
         let (link, connector) = Link::new(&self.config.redis)?;
-        let hub = Hub::new(link.clone(), &redis, self.topics.clone(), metrics.clone(), config.max_repair_bytes);
+        let room = Room::new(config.max_history_bytes);
+        let hub = Hub::new(link.clone(), &redis, self.topics.clone(), metrics.clone(), room.clone());
         let hub = Arc::new(hub);
         let listener = Listener::new(&link, Arc::clone(&hub), &self.topics, &config, &metrics, &health);
         let repairer = Repairer {
@@ -104,15 +113,18 @@ impl Bridge {
             redis: redis.clone(),
             link: link.clone(),
             metrics: metrics.clone(),
-            max_bytes: config.max_recovery_bytes(),
+            max_bytes: config.max_recovery_bytes / 2,
         };
         let rules = Rules {
             tokens: self.tokens,
             topics: self.topics,
             max_channels: config.max_channels,
+            max_subscribes_per_second: config.max_subscribes_per_second,
             ping_seconds: config.ping_seconds,
         };
-        let shared = Arc::new(Shared { config, rules: Arc::new(rules), hub, redis: redis.clone(), metrics });
+        let (addresses, users) = (Counts::default(), Counts::default());
+        let rules = Arc::new(rules);
+        let shared = Arc::new(Shared { config, rules, hub, redis: redis.clone(), metrics, room, addresses, users });
         shutdown.spawn(admin::serve(self.operators, health.clone(), Arc::new(registry), shutdown.clone()));
         redis.join_deployment(&shutdown).await?;
         let hearing = Arc::clone(&listener);

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::codes::{CLOSED, Disconnect, SLOW, WRITE_ERROR};
 use crate::frame;
+use crate::room::Taken;
 
 /// Frames in one vectored write; the kernel takes at most 1,024.
 const VECTORED: usize = 64;
@@ -30,15 +31,15 @@ pub(crate) struct Outbox {
     queue: Mutex<Queue>,
     /// Wakes the connection's task: something waits, or the outbox was closed.
     changed: Notify,
-    /// Most bytes that may wait.
-    limit: usize,
+    /// Most bytes that may wait, by kind.
+    limits: [usize; 2],
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     frames: VecDeque<Waiting>,
-    /// What the frames that wait cost.
-    bytes: usize,
+    /// What the frames that wait cost, live ones and those of histories.
+    costs: [usize; 2],
     /// Whether the first frame is partly written and may no longer be taken out.
     begun: bool,
     /// Why the connection ends; nothing is appended any more.
@@ -58,24 +59,37 @@ pub(crate) enum Turn {
     Lost(Vec<Channel>),
 }
 
+/// Which limit a frame counts against. Histories have one of their own: what a client has missed must not end its
+/// connection as too slow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Whatever happens now.
+    Live,
+    /// What is repaired or recovered.
+    History,
+}
+
 #[derive(Debug)]
 struct Waiting {
     frame: Bytes,
+    kind: Kind,
     /// A newer frame with the same replaces this one.
     conflation: Option<Arc<str>>,
+    /// Given back once the frame is written.
+    _room: Option<Taken>,
 }
 
 impl Waiting {
-    /// Bytes of memory for `length` bytes of a frame: with its place in the queue and the headers of its allocations, so
-    /// that a million short frames cost what the limit says, too.
-    fn cost(length: usize) -> usize {
-        length + size_of::<Self>() + 2 * ALLOCATION
+    /// Bytes of memory: with the frame's place in the queue and the headers of its allocations, so that a million short
+    /// frames cost what the limit says, too.
+    fn cost(&self) -> usize {
+        self.frame.len() + size_of::<Self>() + 2 * ALLOCATION
     }
 }
 
 impl Outbox {
-    pub(crate) fn new(stream: TcpStream, limit: usize) -> Self {
-        Self { stream, queue: Mutex::default(), changed: Notify::new(), limit }
+    pub(crate) fn new(stream: TcpStream, live: usize, history: usize) -> Self {
+        Self { stream, queue: Mutex::default(), changed: Notify::new(), limits: [live, history] }
     }
 
     /// The socket, for reading.
@@ -85,19 +99,24 @@ impl Outbox {
 
     /// Sends a frame.
     pub(crate) fn send(&self, frame: Bytes) {
-        self.enqueue(&mut self.queue(), frame, None);
+        self.enqueue(&mut self.queue(), Waiting { frame, kind: Kind::Live, conflation: None, _room: None });
+    }
+
+    /// Sends what a recovering client missed, which holds a part of the room for histories until it is written.
+    pub(crate) fn recover(&self, frame: Bytes, room: Option<Taken>) {
+        self.enqueue(&mut self.queue(), Waiting { frame, kind: Kind::History, conflation: None, _room: room });
     }
 
     /// Sends a publication; while the socket is behind, an older one with the same conflation is taken out.
-    pub(crate) fn publish(&self, frame: Bytes, conflation: Option<&Arc<str>>) {
-        self.enqueue(&mut self.queue(), frame, conflation);
+    pub(crate) fn publish(&self, frame: Bytes, kind: Kind, conflation: Option<&Arc<str>>) {
+        self.enqueue(&mut self.queue(), Waiting { frame, kind, conflation: conflation.cloned(), _room: None });
     }
 
     /// Sends the push that ends the subscription to `channel`, and tells the connection's task of it.
     pub(crate) fn end_subscription(&self, channel: Channel, push: Bytes) {
         let mut queue = self.queue();
         queue.ended.push(channel);
-        self.enqueue(&mut queue, push, None);
+        self.enqueue(&mut queue, Waiting { frame: push, kind: Kind::Live, conflation: None, _room: None });
     }
 
     /// Tells the connection's task that continuity of `channel` is lost.
@@ -125,12 +144,13 @@ impl Outbox {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enqueue(&self, queue: &mut Queue, mut frame: Bytes, conflation: Option<&Arc<str>>) {
+    fn enqueue(&self, queue: &mut Queue, mut waiting: Waiting) {
+        let frame = &mut waiting.frame;
         if queue.closed.is_some() || frame.is_empty() {
             return;
         }
         if queue.frames.is_empty() {
-            match self.stream.try_write(&frame) {
+            match self.stream.try_write(frame) {
                 Ok(written) if written == frame.len() => return,
                 Ok(written) => {
                     frame.advance(written);
@@ -139,15 +159,15 @@ impl Outbox {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return self.close_locked(queue, WRITE_ERROR),
             }
-        } else if let Some(key) = conflation {
+        } else if let Some(key) = &waiting.conflation {
             queue.remove_conflated(key);
         }
-        let cost = Waiting::cost(frame.len());
-        if queue.bytes + cost > self.limit {
+        let kind = waiting.kind as usize;
+        if queue.costs[kind] + waiting.cost() > self.limits[kind] {
             return self.close_locked(queue, SLOW);
         }
-        queue.bytes += cost;
-        queue.frames.push_back(Waiting { frame, conflation: conflation.cloned() });
+        queue.costs[kind] += waiting.cost();
+        queue.frames.push_back(waiting);
         self.changed.notify_one();
     }
 
@@ -162,9 +182,11 @@ impl Outbox {
         if disconnect == WRITE_ERROR || disconnect == CLOSED {
             queue.frames.clear();
         } else {
-            queue.frames.push_back(Waiting { frame: frame::close(disconnect), conflation: None });
+            let frame = frame::close(disconnect);
+            queue.frames.push_back(Waiting { frame, kind: Kind::Live, conflation: None, _room: None });
         }
-        queue.bytes = queue.frames.iter().map(|waiting| Waiting::cost(waiting.frame.len())).sum();
+        queue.costs = [Kind::Live, Kind::History]
+            .map(|kind| queue.frames.iter().filter(|waiting| waiting.kind == kind).map(Waiting::cost).sum());
         self.changed.notify_one();
     }
 
@@ -221,7 +243,7 @@ impl Queue {
         let fixed = usize::from(self.begun);
         let older = self.frames.iter().skip(fixed).position(|waiting| waiting.conflation.as_ref() == Some(key));
         if let Some(removed) = older.and_then(|index| self.frames.remove(index + fixed)) {
-            self.bytes -= Waiting::cost(removed.frame.len());
+            self.costs[removed.kind as usize] -= removed.cost();
         }
     }
 
@@ -229,12 +251,12 @@ impl Queue {
         while let Some(first) = self.frames.front_mut() {
             if written < first.frame.len() {
                 first.frame.advance(written);
-                self.bytes -= written;
+                self.costs[first.kind as usize] -= written;
                 self.begun |= written > 0;
                 return;
             }
             written -= first.frame.len();
-            self.bytes -= Waiting::cost(first.frame.len());
+            self.costs[first.kind as usize] -= first.cost();
             self.begun = false;
             self.frames.pop_front();
         }
@@ -255,7 +277,7 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().expect("address")).await.expect("connects");
         let (server, _) = listener.accept().await.expect("accepts");
         server.writable().await.expect("writable");
-        (Outbox::new(server, limit), client)
+        (Outbox::new(server, limit, 2 * limit), client)
     }
 
     /// Fills what the kernel takes, so that what follows has to wait.
@@ -287,9 +309,9 @@ mod tests {
         let (outbox, client) = pair(8 * 1024 * 1024).await;
         stuff(&outbox);
         let key: Arc<str> = "wallet-updates:#42 7".into();
-        outbox.publish(Bytes::from_static(b"<old>"), Some(&key));
-        outbox.publish(Bytes::from_static(b"<order>"), None);
-        outbox.publish(Bytes::from_static(b"<new>"), Some(&key));
+        outbox.publish(Bytes::from_static(b"<old>"), Kind::Live, Some(&key));
+        outbox.publish(Bytes::from_static(b"<order>"), Kind::Live, None);
+        outbox.publish(Bytes::from_static(b"<new>"), Kind::Live, Some(&key));
         outbox.close(crate::codes::SHUTDOWN);
         outbox.send(Bytes::from_static(b"<too late>"));
         let all = rest(Arc::new(outbox), client).await;
@@ -303,10 +325,22 @@ mod tests {
         stuff(&outbox);
         for _ in 0..10_000 {
             outbox.send(Bytes::from_static(&[b'x'; 1_000]));
-            assert!(outbox.queue().bytes <= 300 * 1024);
+            assert!(outbox.queue().costs[0] <= 300 * 1024);
         }
         assert_eq!(outbox.closed(), Some(SLOW));
         let all = rest(Arc::new(outbox), client).await;
         assert!(all.ends_with(b"\x88\x06\x0b\xc0slow"));
+    }
+
+    #[tokio::test]
+    async fn what_was_missed_does_not_make_a_client_slow() {
+        let (outbox, client) = pair(300 * 1024).await;
+        stuff(&outbox);
+        outbox.recover(Bytes::from(vec![b'h'; 500 * 1024]), None);
+        outbox.send(Bytes::from_static(b"<live>"));
+        assert_eq!(outbox.closed(), None);
+        outbox.recover(Bytes::from(vec![b'h'; 200 * 1024]), None);
+        assert_eq!(outbox.closed(), Some(SLOW), "it has a limit of its own");
+        drop(client);
     }
 }

@@ -2,21 +2,26 @@
 
 use std::collections::HashMap;
 
-use fanout_core::envelope::Position;
+use fanout_core::envelope::{Envelope, Position};
 use fanout_core::history::{self, Since};
 use fanout_core::names::Feed;
 use fanout_core::{Channel, Topic, position};
 
-use crate::Shared;
 use crate::metrics::Metrics;
+use crate::room::Taken;
 use crate::session::{Recovery, Standing};
+use crate::{Shared, frame, protocol};
+
+/// Most bytes of missed publications in one reply: clients take messages of 1 MiB (centrifuge-python) at least.
+const MAX_REPLY_BYTES: usize = 768 * 1024;
 
 /// Where `channels` stand, each with what its client asks to recover; `None` for those without history and those whose
-/// position Redis does not give, and altogether when Redis is away.
+/// position Redis does not give, and altogether when Redis is away. What is missed takes its `room`.
 pub(crate) async fn standings<'a>(
     shared: &Shared,
     channels: &[(Channel, bool)],
     recoveries: impl Iterator<Item = Option<&'a Recovery>>,
+    room: &mut Taken,
 ) -> Option<Vec<Option<Standing>>> {
     let tops = positions(shared, channels).await?;
     let mut standings: Vec<Option<Standing>> =
@@ -34,29 +39,51 @@ pub(crate) async fn standings<'a>(
             asked.push((index, Since { channel: channel.clone(), conflated, epoch, offset }));
         }
     }
-    read_missed(shared, &asked, &mut standings).await;
+    read_missed(shared, &asked, &mut standings, room).await;
     Some(standings)
 }
 
-/// Reads what was missed, as long as it fits: a reply that would fill the outbox by itself would end the connection, and
-/// the next one likewise.
-async fn read_missed(shared: &Shared, asked: &[(usize, Since)], standings: &mut [Option<Standing>]) {
+/// Reads what was missed, as long as it fits into what one connection, and all together, may have of histories.
+async fn read_missed(shared: &Shared, asked: &[(usize, Since)], standings: &mut [Option<Standing>], room: &mut Taken) {
     if asked.is_empty() {
         return;
     }
-    let mut room = shared.config.max_recovery_bytes();
+    // Encoded and in a queue it takes more than it does in Redis.
+    let mut left = shared.config.max_recovery_bytes / 2;
     let since: Vec<Since> = asked.iter().map(|(_, since)| since.clone()).collect();
-    let found = match history::read(&shared.redis, &since, room).await {
+    let found = match history::read(&shared.redis, &since, left).await {
         Ok(found) => found,
         Err(error) => return tracing::debug!(%error, "a history could not be read"),
     };
     shared.metrics.history_reads.count_many("recovery", asked.len());
     for ((index, _), after) in asked.iter().zip(found) {
         let bytes: usize = after.envelopes.iter().flatten().map(bytes::Bytes::len).sum();
-        let missed = after.envelopes.filter(|_| bytes <= room);
-        room -= if missed.is_some() { bytes } else { 0 };
+        let missed = after.envelopes.filter(|_| bytes <= left && room.more(bytes));
+        left -= if missed.is_some() { bytes } else { 0 };
         standings[*index] = Some(Standing { top: after.top, missed });
     }
+}
+
+/// What does not go into the reply follows it as pushes, so that no client meets a message larger than it takes: the
+/// replies' share of `standings` stays, the rest is encoded and returned.
+pub(crate) fn beyond_the_reply(channels: &[(Channel, bool)], standings: &mut [Option<Standing>]) -> Vec<bytes::Bytes> {
+    let mut room = MAX_REPLY_BYTES;
+    let mut frames = Vec::new();
+    for ((channel, _), standing) in channels.iter().zip(standings) {
+        let Some(missed) = standing.as_mut().and_then(|standing| standing.missed.as_mut()) else { continue };
+        let fits = missed.iter().take_while(|envelope| {
+            let fits = envelope.len() <= room;
+            room -= if fits { envelope.len() } else { room };
+            fits
+        });
+        let rest = missed.split_off(fits.count());
+        let envelopes = rest.iter().filter_map(|envelope| Envelope::parse(envelope).ok());
+        frames.extend(envelopes.map(|envelope| {
+            let (data, position) = (envelope.data.as_bytes(), Some(envelope.position));
+            frame::text(&protocol::publication(channel.as_str(), data, position, Some(&envelope.description)))
+        }));
+    }
+    frames
 }
 
 async fn positions(shared: &Shared, channels: &[(Channel, bool)]) -> Option<Vec<Option<Position>>> {

@@ -2,8 +2,6 @@
 //! channel. Then everything leaves in the order of the feed's sequence numbers. Pure bookkeeping, no I/O.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use fanout_core::Channel;
@@ -12,35 +10,17 @@ use fanout_core::history::{After, Since};
 use fanout_core::position::FeedPosition;
 
 use crate::hub::ConnectionId;
+use crate::room::{Room, Taken};
 
 /// Publications held per feed. What comes beyond is read from the history instead.
 const MAX_HELD: usize = 1_024;
-
-/// The bytes that all repairs of a bridge may hold together.
-#[derive(Debug, Clone)]
-pub(crate) struct Room {
-    taken: Arc<AtomicUsize>,
-    limit: usize,
-}
-
-impl Room {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { taken: Arc::default(), limit }
-    }
-
-    fn take(&self, bytes: usize) -> bool {
-        let taken = |taken: usize| Some(taken + bytes).filter(|taken| *taken <= self.limit);
-        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
-    }
-}
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Repair {
     /// What arrived meanwhile, by its sequence number.
     held: BTreeMap<u64, Bytes>,
-    bytes: usize,
-    room: Room,
+    room: Taken,
     /// Whether something may be missing again: the feed is then gone through once more.
     pub(crate) again: bool,
     /// Connections whose position was read while this repair was under way, so that it may be newer than the repair's.
@@ -48,14 +28,13 @@ pub(crate) struct Repair {
 }
 
 impl Repair {
-    pub(crate) fn new(room: Room) -> Self {
-        Self { held: BTreeMap::new(), bytes: 0, room, again: false, fresh: HashSet::new() }
+    pub(crate) fn new(room: &Room) -> Self {
+        Self { held: BTreeMap::new(), room: room.nothing(), again: false, fresh: HashSet::new() }
     }
 
     /// Holds a publication that arrived; without room for it, the history has to give it later.
     pub(crate) fn hold(&mut self, sequence: u64, payload: &Bytes) {
-        if self.held.len() < MAX_HELD && self.room.take(payload.len()) {
-            self.bytes += payload.len();
+        if self.held.len() < MAX_HELD && self.room.more(payload.len()) {
             self.held.insert(sequence, payload.clone());
         } else {
             self.again = true;
@@ -91,12 +70,6 @@ impl Repair {
     }
 }
 
-impl Drop for Repair {
-    fn drop(&mut self) {
-        self.room.taken.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use fanout_core::envelope::Position;
@@ -115,7 +88,7 @@ mod tests {
 
     #[test]
     fn what_was_held_and_what_was_read_leave_in_the_order_of_the_feed() {
-        let mut repair = Repair::new(Room::new(10_000));
+        let mut repair = Repair::new(&Room::new(10_000));
         repair.hold(7, &envelope(7, EPOCH, "orders", 4));
         repair.hold(6, &envelope(6, EPOCH, "wallet-updates", 2));
         repair.hold(8, &envelope(8, "0000000b", "orders", 5));
@@ -131,7 +104,7 @@ mod tests {
 
     #[test]
     fn only_a_whole_range_counts_as_held() {
-        let mut repair = Repair::new(Room::new(10_000));
+        let mut repair = Repair::new(&Room::new(10_000));
         for (sequence, offset) in [(4, 3), (6, 4)] {
             repair.hold(sequence, &envelope(sequence, EPOCH, "orders", offset));
         }
@@ -145,12 +118,9 @@ mod tests {
     #[test]
     fn without_room_the_history_has_to_give_it() {
         let room = Room::new(100);
-        let mut first = Repair::new(room.clone());
+        let (mut first, mut second) = (Repair::new(&room), Repair::new(&room));
         first.hold(1, &Bytes::from(vec![b'x'; 80]));
-        let mut second = Repair::new(room.clone());
         second.hold(1, &Bytes::from(vec![b'x'; 80]));
         assert!(!first.again && second.again);
-        drop(first);
-        assert!(room.take(100), "what is over gives its room back");
     }
 }

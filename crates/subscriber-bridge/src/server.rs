@@ -1,100 +1,184 @@
 //! The listener for browsers: HTTP until the upgrade, a [`Connection`] after it.
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fanout_core::Shutdown;
+use fanout_core::{Shutdown, http};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::Shared;
 use crate::connection::Connection;
 use crate::hub::ConnectionId;
 use crate::outbox::Outbox;
+use crate::{Shared, admission};
 
 /// Where bidirectional WebSockets begin.
 const WEBSOCKET: &str = "/connection/websocket";
+
+/// Sockets that are told at the same time why they are refused; others are only closed.
+const TOLD: usize = 64;
 
 type Answer = Response<Full<Bytes>>;
 
 /// Accepts connections on `listener` until the ending is asked for.
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, shutdown: Shutdown) {
     let ids = AtomicU64::new(1);
+    let seats = Arc::new(Semaphore::new(shared.config.max_connections.min(Semaphore::MAX_PERMITS)));
+    let told = Arc::new(Semaphore::new(TOLD));
     loop {
         let accepted = tokio::select! {
             biased;
             () = shutdown.requested() => return,
             accepted = listener.accept() => accepted,
         };
-        match accepted {
-            Ok((stream, _)) => {
-                let id = ConnectionId(ids.fetch_add(1, Ordering::Relaxed));
-                let shared = Arc::clone(&shared);
-                let ending = shutdown.clone();
-                shutdown.spawn(async move {
-                    if let Err(error) = handshake(stream, id, shared, ending).await {
-                        tracing::debug!(connection = id.0, %error, "no WebSocket");
-                    }
-                });
-            }
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, most likely: spinning would only make it worse.
                 shared.metrics.refused.count("accept failed");
                 tracing::warn!(%error, "cannot accept a connection; is the limit of open files reached?");
                 shutdown.pause(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        match admit(&shared, &seats, peer.ip()) {
+            Ok((seat, address)) => {
+                let id = ConnectionId(ids.fetch_add(1, Ordering::Relaxed));
+                let guest = Guest { peer: peer.ip(), _seat: seat, address: Mutex::new(address) };
+                let visit =
+                    Visit { id, guest: Arc::new(guest), shared: Arc::clone(&shared), shutdown: shutdown.clone() };
+                shutdown.spawn(visit.run(stream));
+            }
+            Err((status, reason)) => {
+                shared.metrics.refused.count(reason);
+                if let Ok(permit) = Arc::clone(&told).try_acquire_owned() {
+                    shutdown.spawn(async move {
+                        http::part(stream, status, &format!("{reason}\n")).await;
+                        drop(permit);
+                    });
+                }
             }
         }
     }
 }
 
-/// Speaks HTTP on `stream`. After an upgrade a task of its own serves the WebSocket, because a task keeps the size of
-/// the largest thing it ever did.
-async fn handshake(stream: TcpStream, id: ConnectionId, shared: Arc<Shared>, shutdown: Shutdown) -> hyper::Result<()> {
-    let _ = stream.set_nodelay(true);
-    let upgraded = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let decide = {
-        let (shared, upgraded) = (Arc::clone(&shared), Arc::clone(&upgraded));
-        move |request: Request<Incoming>| {
-            let answer = answer(&request, &shared);
-            upgraded.store(answer.status() == StatusCode::SWITCHING_PROTOCOLS, Ordering::Relaxed);
-            std::future::ready(Ok::<_, Infallible>(answer))
+type Refusal = (StatusCode, &'static str);
+type Seat = OwnedSemaphorePermit;
+type Address = admission::Guest<IpAddr>;
+
+/// A seat for a new socket, and the count of its address where that is known without its headers.
+fn admit(shared: &Shared, seats: &Arc<Semaphore>, peer: IpAddr) -> Result<(Seat, Option<Address>), Refusal> {
+    let full = (StatusCode::SERVICE_UNAVAILABLE, "this bridge is full, see subscriber_bridge.max_connections");
+    let seat = Arc::clone(seats).try_acquire_owned().map_err(|_| full)?;
+    if admission::is_trusted(peer, &shared.config.trusted_proxies) {
+        return Ok((seat, None));
+    }
+    enter(shared, peer).map(|address| (seat, Some(address)))
+}
+
+fn enter(shared: &Shared, address: IpAddr) -> Result<Address, Refusal> {
+    let entered = shared.addresses.enter(admission::one_address(address), shared.config.max_connections_per_address);
+    let text = "too many connections from this address, see subscriber_bridge.max_connections_per_address";
+    entered.ok_or((StatusCode::TOO_MANY_REQUESTS, text))
+}
+
+/// What a connection takes up, from the first byte to the end.
+pub(crate) struct Guest {
+    peer: IpAddr,
+    _seat: Seat,
+    address: Mutex<Option<Address>>,
+}
+
+/// A connection that speaks HTTP.
+struct Visit {
+    id: ConnectionId,
+    guest: Arc<Guest>,
+    shared: Arc<Shared>,
+    shutdown: Shutdown,
+}
+
+impl Visit {
+    /// Speaks HTTP until the upgrade. A task of its own serves the WebSocket then, because a task keeps the size of the
+    /// largest thing it ever did.
+    async fn run(self, stream: TcpStream) {
+        let _ = stream.set_nodelay(true);
+        let patience = Duration::from_secs(self.shared.config.stale_seconds.into());
+        let progress = Arc::new(Progress::default());
+        let answer = {
+            let (shared, guest, progress) = (Arc::clone(&self.shared), Arc::clone(&self.guest), Arc::clone(&progress));
+            move |request: Request<Incoming>| {
+                let answer = answer(&request, &shared, &guest);
+                progress.answered.store(true, Ordering::Relaxed);
+                progress.upgraded.store(answer.status() == StatusCode::SWITCHING_PROTOCOLS, Ordering::Relaxed);
+                std::future::ready(Ok::<_, Infallible>(answer))
+            }
+        };
+        let mut http = http1::Builder::new()
+            .max_header_size(http::MAX_HEADER_BYTES)
+            .serve_connection(TokioIo::new(stream), service_fn(answer));
+        let ended = tokio::select! {
+            biased;
+            () = self.shutdown.requested() => return,
+            ended = timeout(patience, poll_fn(|cx| http.poll_without_shutdown(cx))) => ended,
+        };
+        let parts = http.into_parts();
+        let stream = parts.io.into_inner();
+        match ended {
+            Ok(Ok(())) if progress.upgraded.load(Ordering::Relaxed) => self.upgraded(stream, parts.read_buf),
+            Ok(Ok(())) => http::linger(stream).await,
+            Ok(Err(error)) => {
+                // hyper has answered what it could not parse.
+                self.shared.metrics.refused.count("not HTTP");
+                tracing::debug!(connection = self.id.0, %error, "no WebSocket");
+                http::linger(stream).await;
+            }
+            // A kept connection that nobody uses: an answer to nothing would be taken for the next request's.
+            Err(_) if progress.answered.load(Ordering::Relaxed) => {}
+            Err(_) => {
+                self.shared.metrics.refused.count("no request in time");
+                let text = format!("no complete request within {patience:?}, see subscriber_bridge.stale_seconds\n");
+                http::part(stream, StatusCode::REQUEST_TIMEOUT, &text).await;
+            }
         }
-    };
-    let http = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(shared.config.stale_seconds.into()))
-        .keep_alive(true)
-        .serve_connection(TokioIo::new(stream), service_fn(decide));
-    let parts = tokio::select! {
-        biased;
-        () = shutdown.requested() => return Ok(()),
-        parts = http.without_shutdown() => parts?,
-    };
-    if upgraded.load(Ordering::Relaxed) {
-        let outbox = Outbox::new(parts.io.into_inner(), shared.config.max_outbox_bytes);
+    }
+
+    fn upgraded(self, stream: TcpStream, early: Bytes) {
+        let Self { id, guest, shared, shutdown } = self;
+        let outbox = Outbox::new(stream, shared.config.max_outbox_bytes, shared.config.max_recovery_bytes);
         let ending = shutdown.clone();
         shutdown.spawn(async move {
             shared.metrics.connections.inc();
             let metrics = shared.metrics.clone();
-            Connection::new(shared, id, outbox, parts.read_buf).await.run(ending).await;
+            Connection::new(shared, id, outbox, early).await.run(ending).await;
             metrics.connections.dec();
+            drop(guest);
         });
     }
-    Ok(())
 }
 
-fn answer(request: &Request<Incoming>, shared: &Shared) -> Answer {
+/// How far a handshake has come.
+#[derive(Default)]
+struct Progress {
+    answered: AtomicBool,
+    upgraded: AtomicBool,
+}
+
+fn answer(request: &Request<Incoming>, shared: &Shared, guest: &Guest) -> Answer {
     match (request.uri().path(), request.method()) {
-        (WEBSOCKET, &Method::GET) => match upgrade(request.headers(), shared) {
+        (WEBSOCKET, &Method::GET) => match upgrade(request.headers(), shared, guest) {
             Ok(answer) => answer,
             Err((status, text)) => {
                 shared.metrics.refused.count(text);
@@ -107,7 +191,7 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Answer {
     }
 }
 
-fn upgrade(headers: &HeaderMap, shared: &Shared) -> Result<Answer, (StatusCode, &'static str)> {
+fn upgrade(headers: &HeaderMap, shared: &Shared, guest: &Guest) -> Result<Answer, Refusal> {
     let is = |name, value: &str| {
         let words = headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
         words.map(str::trim).any(|word| word.eq_ignore_ascii_case(value))
@@ -128,9 +212,10 @@ fn upgrade(headers: &HeaderMap, shared: &Shared) -> Result<Answer, (StatusCode, 
     if offered && !json {
         return Err((StatusCode::BAD_REQUEST, "of the offered subprotocols none is centrifuge-json"));
     }
-    let open = usize::try_from(shared.metrics.connections.get()).unwrap_or(0);
-    if open >= shared.config.max_connections {
-        return Err((StatusCode::SERVICE_UNAVAILABLE, "this bridge is full, see subscriber_bridge.max_connections"));
+    let mut address = guest.address.lock().unwrap_or_else(PoisonError::into_inner);
+    if address.is_none() {
+        let client = admission::forwarded(headers, &shared.config.trusted_proxies).unwrap_or(guest.peer);
+        *address = Some(enter(shared, client)?);
     }
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

@@ -22,6 +22,8 @@ pub struct Rules {
     pub topics: Topics,
     /// Most channels of one connection.
     pub max_channels: usize,
+    /// Subscriptions that a connection may begin per second, beyond `max_channels` at once.
+    pub max_subscribes_per_second: u32,
     /// Seconds between pings.
     pub ping_seconds: u32,
 }
@@ -98,12 +100,33 @@ pub struct Session {
     channels: HashMap<Channel, bool>,
     /// Whether a ping waits for its pong.
     pinged: bool,
+    subscribes: Allowance,
+}
+
+/// How many subscriptions may still begin: each costs Redis a subscription and a read.
+#[derive(Debug, Clone, Copy)]
+struct Allowance {
+    left: u64,
+    /// Unix seconds up to which it was filled.
+    filled: u64,
+}
+
+impl Allowance {
+    fn take(&mut self, rules: &Rules, now: u64) -> bool {
+        let gained = now.saturating_sub(self.filled).saturating_mul(rules.max_subscribes_per_second.into());
+        self.left = self.left.saturating_add(gained).min(rules.max_channels as u64);
+        self.filled = now;
+        let granted = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        granted
+    }
 }
 
 impl Session {
     /// A session that has not signed in yet.
     pub fn new(rules: Arc<Rules>, client: String) -> Self {
-        Self { rules, client, user: None, expires_at: None, channels: HashMap::new(), pinged: false }
+        let subscribes = Allowance { left: rules.max_channels as u64, filled: 0 };
+        Self { rules, client, user: None, expires_at: None, channels: HashMap::new(), pinged: false, subscribes }
     }
 
     /// Who has signed in.
@@ -157,7 +180,7 @@ impl Session {
             return refuse(codes::BAD_REQUEST);
         }
         if let Some(request) = command.subscribe {
-            return self.subscribe(id, &request);
+            return self.subscribe(id, &request, now);
         }
         if let Some(request) = command.unsubscribe {
             return self.unsubscribe(id, &request.channel);
@@ -236,7 +259,7 @@ impl Session {
         Step::Join(Join { id, channels, connect: true })
     }
 
-    fn subscribe(&mut self, id: u32, request: &SubscribeRequest) -> Step {
+    fn subscribe(&mut self, id: u32, request: &SubscribeRequest, now: u64) -> Step {
         let channel = match self.channel(&request.channel) {
             Ok(channel) => channel,
             Err(step) => return step.into_step(id),
@@ -250,6 +273,9 @@ impl Session {
         }
         if self.channels.len() >= self.rules.max_channels {
             return fail(id, codes::LIMIT_EXCEEDED);
+        }
+        if !self.subscribes.take(&self.rules, now) {
+            return fail(id, codes::TOO_MANY_REQUESTS);
         }
         Step::Join(Join { id, channels: vec![(channel, recovery(request))], connect: false })
     }
@@ -371,7 +397,7 @@ mod tests {
         let user = UserId::parse("42").expect("user");
         let token = tokens.sign(&user, NOW, 60)?;
         let topics = Topics::new(None, None).expect("built in");
-        let rules = Rules { tokens, topics, max_channels: 4, ping_seconds: 25 };
+        let rules = Rules { tokens, topics, max_channels: 4, max_subscribes_per_second: 2, ping_seconds: 25 };
         let mut session = Session::new(Arc::new(rules), "client".into());
         let connect = format!(r#"{{"id":1,"connect":{{"token":"{token}"}}}}"#);
         let Step::Join(join) = session.command(connect.as_bytes(), NOW) else { panic!("not signed in") };
@@ -405,5 +431,26 @@ mod tests {
         assert!(matches!(session.command(subscribe, NOW), Step::Reply(_)), "105, it has it");
         session.ended(&own);
         assert!(matches!(session.command(subscribe, NOW), Step::Join(_)));
+    }
+
+    #[test]
+    fn whoever_subscribes_over_and_over_is_put_off() {
+        let mut session = signed_in().expect("secret");
+        let own = Channel::parse("orders:#42").expect("channel");
+        let mut subscribe = |now| {
+            session.ended(&own);
+            let command = br##"{"id":2,"subscribe":{"channel":"orders:#42"}}"##;
+            match session.command(command, now) {
+                Step::Join(_) => true,
+                Step::Reply(reply) => {
+                    let reply = String::from_utf8(reply).expect("UTF-8");
+                    assert!(reply.contains(r#""code":111"#) && reply.contains(r#""temporary":true"#), "{reply}");
+                    false
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((0..6).filter(|_| subscribe(NOW)).count(), 4, "as many at once as channels are permitted");
+        assert_eq!((0..6).filter(|_| subscribe(NOW + 1)).count(), 2);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fanout_core::envelope::Position;
 
-use crate::outbox::Outbox;
+use crate::outbox::{Kind, Outbox};
 
 /// Publications held per subscription while its position is read. More means that reading takes far too long.
 const MAX_HELD: usize = 1_024;
@@ -17,6 +17,8 @@ const MAX_HELD_BYTES: usize = 1024 * 1024;
 pub(crate) struct Held {
     /// The frame that every subscriber gets.
     pub(crate) frame: Bytes,
+    /// Whether it happens now or is repaired.
+    pub(crate) kind: Kind,
     /// Its position; none without history.
     pub(crate) position: Option<Position>,
     /// Channel and conflation key, where the topic conflates.
@@ -109,7 +111,7 @@ impl Subscription {
                 }
             }
         }
-        self.outbox.publish(held.frame.clone(), held.conflation.as_ref());
+        self.outbox.publish(held.frame.clone(), held.kind, held.conflation.as_ref());
         Verdict::Deliver
     }
 

@@ -1,5 +1,6 @@
 //! The simulated shop: customers order, pay and are told, prices change. It knows PostgreSQL, the HTTP API and plain
-//! `PUBLISH`, as a real shop would, and nothing else of Griot.
+//! `PUBLISH`, as a real shop would, and nothing else of Griot. What it publishes itself says by which `path` and when
+//! (`at_us`), so that the page can show how long the way was; rows carry the moment of their change in a column.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,12 +24,22 @@ pub(crate) const CUSTOMERS: [(&str, &str); 6] = [
 
 const STEPS: [&str; 5] = ["placed", "paid", "packed", "shipped", "delivered"];
 
+/// Turns after which everybody has been told something in each way.
+const ROUND: usize = 3 * CUSTOMERS.len();
+const OVER_HTTP: [&str; 3] =
+    ["Your parcel is around the corner", "Your parcel has left Tema harbour", "The tailor has your measures"];
+const OVER_REDIS: [&str; 3] =
+    ["A neighbour liked your last order", "Kora strings are back in the shop", "Market day is on Saturday"];
+
 /// Lives until the ending is asked for. A failing step is reported and the next one tried.
 pub(crate) async fn run(stage: Arc<Stage>, shutdown: Shutdown) {
     let redis = match stage.servers.redis.client().await {
         Ok(redis) => redis,
         Err(error) => return eprintln!("demo: the shop has no Redis: {error:#}"),
     };
+    if let Err(error) = open_with_orders(&stage).await {
+        eprintln!("demo: the shop opens without earlier orders: {error:#}");
+    }
     let mut turn = 0_usize;
     while shutdown.pause(Duration::from_millis(350)).await {
         let (user, _) = CUSTOMERS[turn % CUSTOMERS.len()];
@@ -36,10 +47,10 @@ pub(crate) async fn run(stage: Arc<Stage>, shutdown: Shutdown) {
             order(&stage, user, turn).await?;
             match turn / CUSTOMERS.len() % 3 {
                 0 => pay(&stage, user, turn).await?,
-                1 => notify(&stage, user).await?,
+                1 => notify(&stage, user, turn).await?,
                 _ => {
-                    let hello =
-                        json!({"user_id": user, "text": "A neighbour liked your last order", "at_us": now_us()});
+                    let text = OVER_REDIS[turn / ROUND % OVER_REDIS.len()];
+                    let hello = json!({"user_id": user, "text": text, "path": "raw", "at_us": now_us()});
                     let _: i64 = redis.publish("notifications", hello.to_string()).await?;
                 }
             }
@@ -55,6 +66,20 @@ pub(crate) async fn run(stage: Arc<Stage>, shutdown: Shutdown) {
         }
         turn += 1;
     }
+}
+
+/// Everybody has ordered before, so that no page begins empty.
+async fn open_with_orders(stage: &Stage) -> Result<()> {
+    let customers: Vec<&str> = CUSTOMERS.iter().map(|(id, _)| *id).collect();
+    sqlx::query(
+        "insert into orders (user_id, status, total_cents)
+         select customer, status, 30000 + (hashtext(customer || status)::bigint & 262143)
+         from unnest($1::text[]) as customer, unnest(array['delivered', 'refunded', 'shipped']) as status",
+    )
+    .bind(customers)
+    .execute(stage.database.pool())
+    .await?;
+    Ok(())
 }
 
 /// A new order every few turns, and the next step of an older one.
@@ -96,15 +121,16 @@ async fn pay(stage: &Stage, user: &str, turn: usize) -> Result<()> {
         .execute(&mut *transaction)
         .await?;
     let text = if amount < 0 { "Your payment was taken" } else { "A refund has arrived" };
-    let data = json!({"text": text, "amount_cents": amount, "committed_at_us": now_us()});
+    let data = json!({"text": text, "amount_cents": amount, "path": "sql", "at_us": now_us()});
     change_log::append::publish(&mut *transaction, &format!("notifications:#{user}"), &data, None).await?;
     transaction.commit().await.context("paying")
 }
 
-async fn notify(stage: &Stage, user: &str) -> Result<()> {
+async fn notify(stage: &Stage, user: &str, turn: usize) -> Result<()> {
+    let text = OVER_HTTP[turn / ROUND % OVER_HTTP.len()];
     let body = json!({
         "channel": format!("notifications:#{user}"),
-        "data": {"text": "Your parcel is around the corner", "committed_at_us": now_us()},
+        "data": {"text": text, "path": "http", "at_us": now_us()},
     });
     let answer =
         http::post(stage.api_addr, "/api/publish", &[("X-API-Key", &stage.api_key)], &body.to_string()).await?;

@@ -113,7 +113,8 @@ async fn snapshot(
     }
     let pool = shop.stage.database.pool();
     let orders: Vec<Value> = sqlx::query_scalar(
-        "select jsonb_build_object('id', id, 'status', status, 'total_cents', total_cents)
+        "select jsonb_build_object(
+             'id', id, 'status', status, 'total_cents', total_cents, 'committed_at_us', committed_at_us)
          from orders where user_id = $1 order by id desc limit 12",
     )
     .bind(&user)
