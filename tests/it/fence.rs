@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use fanout_core::{Channel, Data, Publication, Publisher, RedisConfig};
-use griot_tests::bridge::publisher_with;
+use griot_tests::bridge::{SECRET, publisher_with};
 use griot_tests::eventually::eventually;
 use griot_tests::process::Launch;
 use griot_tests::proxy::Proxy;
-use griot_tests::servers::Redis;
+use griot_tests::servers::{Redis, free_addr};
 
 /// Every position that was given out, with the publication that has it.
 #[derive(Default)]
@@ -108,5 +108,31 @@ async fn a_user_who_may_not_ask_for_the_servers_identity_is_told_which_right_is_
     ensure!(!refused.status.success() && said.contains("+info") && said.contains("fence = false"), "{said}");
     let unfenced = send().env("GRIOT_REDIS__FENCE", "false").run().await?;
     ensure!(unfenced.status.success(), "{}", String::from_utf8_lossy(&unfenced.stderr));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_process_whose_fence_differs_from_the_recorded_one_is_refused() -> Result<()> {
+    for recorded in [false, true] {
+        let redis = Redis::start().await?;
+        let send = |fence: bool| {
+            let launch = Launch::new("publisher").arg("send").arg("orders:#42").arg("{}");
+            launch.env("REDIS_URL", redis.url()).env("GRIOT_REDIS__FENCE", fence.to_string()).run()
+        };
+        ensure!(send(recorded).await?.status.success(), "the first one records fence = {recorded}");
+        let refused = send(!recorded).await?;
+        let bridge = Launch::new("subscriber-bridge")
+            .env("REDIS_URL", redis.url())
+            .env("GRIOT_REDIS__FENCE", (!recorded).to_string())
+            .env("GRIOT_SUBSCRIBER_BRIDGE__TOKEN_SECRET", SECRET)
+            .env("GRIOT_SUBSCRIBER_BRIDGE__LISTEN", free_addr()?.to_string())
+            .env("GRIOT_SUBSCRIBER_BRIDGE__ADMIN_LISTEN", free_addr()?.to_string());
+        for ended in [refused, bridge.run().await?] {
+            let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+            let way_out = format!("set fence = {recorded}");
+            ensure!(!ended.status.success() && said.contains(&way_out), "{way_out:?} expected: {said}");
+        }
+        ensure!(send(recorded).await?.status.success(), "whoever agrees goes on");
+    }
     Ok(())
 }

@@ -1,17 +1,20 @@
 //! Redis over its memory limit: whoever publishes is told so, nothing is published half, and no position is given twice.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use fanout_core::{Channel, Data, Publication, PublishError, Receipt, RedisConfig, RedisError};
-use griot_tests::bridge::{publisher, publisher_with};
+use griot_tests::bridge::{LoneBridge, publisher, publisher_with};
 use griot_tests::http;
 use griot_tests::process::Launch;
+use griot_tests::proxy::Proxy;
 use griot_tests::servers::{Redis, free_addr};
 use griot_tests::stage::TOPICS;
 use serde_json::{Value, json};
 
 const MEBIBYTE: u64 = 1024 * 1024;
+const SOON: Duration = Duration::from_secs(15);
 
 /// The limit of memory: `None` is none.
 async fn limit(redis: &Redis, bytes: Option<u64>) -> Result<()> {
@@ -146,5 +149,77 @@ async fn an_evicted_position_opens_a_new_epoch_and_no_offset_is_given_twice() ->
     assert!(info(&redis, "stats", "evicted_keys").await? > 1_000, "the limit is too wide for this test");
     assert!(epochs.values().filter(|epochs| epochs.len() > 1).count() > 100, "positions were evicted");
     assert!(published > 11_000, "{published} published, {full} refused");
+    Ok(())
+}
+
+// ---- subscribing
+
+#[tokio::test]
+async fn while_redis_is_full_subscriptions_are_answered_as_unrecoverable_and_nobody_loses_the_connection() -> Result<()>
+{
+    let redis = Redis::start().await?;
+    let bridge = LoneBridge::start(&redis.url(), "").await?;
+    let library = publisher(&redis.url())?;
+    let (before, _) = bridge.client("4").await?;
+    limit(&redis, Some(1)).await?;
+    let (client, connected) = bridge.client("42").await?;
+    let orders = &connected["subs"]["orders:#42"];
+    assert!(orders.is_object() && orders.get("recoverable").is_none(), "{connected}");
+    let products = client.recover("products", "", 0).await?;
+    assert_eq!((products.get("recoverable"), products.get("recovered")), (None, None), "{products}");
+    let (_again, connected) = bridge.client("4").await?;
+    assert_eq!(connected["subs"]["orders:#4"]["recoverable"], true, "a position that exists can be read: {connected}");
+    assert!(is_full(&library.publish(publication("orders:#4", "0".into())?).await));
+
+    limit(&redis, None).await?;
+    for (user, client) in [("4", &before), ("42", &client)] {
+        library.publish(publication(&format!("orders:#{user}"), "1".into())?).await?;
+        assert_eq!(client.next_publication(SOON).await?.1["data"], 1, "the connection of {user} stayed");
+    }
+    let (_later, connected) = bridge.client("42").await?;
+    assert_eq!(connected["subs"]["orders:#42"]["recoverable"], true, "{connected}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_link_lost_while_redis_is_full_is_repaired_as_far_as_positions_exist() -> Result<()> {
+    let redis = Redis::start().await?;
+    let way = Proxy::start(redis.addr()).await?;
+    let bridge = LoneBridge::start(&format!("redis://{}", way.addr()), "telling_window_seconds = 1").await?;
+    let library = publisher(&redis.url())?;
+    let (client, _) = bridge.client("42").await?;
+    way.cut().await;
+    library.publish(publication("orders:#42", "1".into())?).await?;
+    // The restarted server would be another one; here only memory ends.
+    limit(&redis, Some(1)).await?;
+    way.restore().await?;
+    assert_eq!(client.next_publication(SOON).await?.1["data"], 1);
+    Ok(())
+}
+
+/// Under `allkeys-lru` any key can go at any time; deleting it is the same.
+#[tokio::test]
+async fn what_was_evicted_is_told_to_whoever_wants_to_recover_it() -> Result<()> {
+    let redis = Redis::start().await?;
+    redis.ask("CONFIG SET maxmemory-policy allkeys-lru").await?;
+    let bridge = LoneBridge::start(&redis.url(), "").await?;
+    let library = publisher(&redis.url())?;
+    let (client, _) = bridge.client("42").await?;
+    let epoch = client.subscribe("products").await?["epoch"].as_str().unwrap_or_default().to_owned();
+    client.unsubscribe("products").await?;
+    for n in 1..=3 {
+        library.publish(publication("products", n.to_string())?).await?;
+    }
+    let evict = async |what: &str| redis.ask(&format!("DEL {}", redis.ask(&format!("KEYS *:{what}")).await?)).await;
+    evict("history:products").await?;
+    let history = client.recover("products", &epoch, 1).await?;
+    assert_eq!((history.get("recovered"), &history["offset"], &history["epoch"]), (None, &json!(3), &json!(epoch)));
+    client.unsubscribe("products").await?;
+    evict("position:c:products").await?;
+    let position = client.recover("products", &epoch, 3).await?;
+    assert_eq!((position.get("recovered"), position.get("offset")), (None, None), "{position}");
+    assert_ne!(position["epoch"], json!(epoch));
+    library.publish(publication("products", "4".into())?).await?;
+    assert_eq!(client.next_publication(SOON).await?.1["offset"], 1);
     Ok(())
 }

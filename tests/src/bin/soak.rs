@@ -70,7 +70,9 @@ async fn soak(arguments: &Arguments) -> ExitCode {
     }
     let minutes = begun.elapsed().as_secs_f64() / 60.0;
     if failed.is_empty() {
-        println!("verdict: passed. {total} trials in {minutes:.1} minutes, seed {seed}: nothing lost, misdelivered or out of order.");
+        println!(
+            "verdict: passed. {total} trials in {minutes:.1} minutes, seed {seed}: nothing lost, misdelivered or out of order."
+        );
         ExitCode::SUCCESS
     } else {
         let failures: usize = failed.values().sum();
