@@ -18,6 +18,11 @@ watch USER="42": build
 soak MINUTES="30" *ARGS: build official-clients
     cargo run --quiet --bin soak -- "$@"
 
+# What hostile clients cost the others: the p99 of well-behaved ones, quiet, quiet again and under attack.
+hostile *ARGS:
+    cargo build --release --workspace --bins
+    target/release/hostile "$@"
+
 # Everything that CI runs.
 test: lint build official-clients
     cargo test --workspace --doc

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use fanout_core::{Channel, Data, Publication, Publisher};
-use griot_tests::bridge::{LoneBridge, publisher};
-use griot_tests::client::closed;
+use griot_tests::bridge::{LoneBridge, SECRET, publisher};
+use griot_tests::client::{Client, closed};
 use griot_tests::eventually::eventually;
+use griot_tests::process::Launch;
 use griot_tests::proxy::Proxy;
-use griot_tests::servers::Redis;
+use griot_tests::servers::{Redis, free_addr};
+use griot_tests::token;
 use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(15);
@@ -173,4 +175,32 @@ async fn nothing_falls_between_a_subscription_and_its_first_publication() -> Res
         ended = flood => ended,
         done = subscribing => done,
     }
+}
+
+#[tokio::test]
+async fn a_position_lives_as_long_as_somebody_is_subscribed() -> Result<()> {
+    let redis = Redis::start().await?;
+    let topics = griot_tests::stage::TOPICS;
+    let short = format!("{topics}\n[redis]\nposition_ttl_seconds = 2\nurl = {:?}\n", redis.url());
+    let (addr, admin) = (free_addr()?, free_addr()?);
+    let config = format!(
+        "{short}[subscriber_bridge]\nlisten = \"{addr}\"\nadmin_listen = \"{admin}\"\ntoken_secret = {SECRET:?}\n"
+    );
+    let _process = Launch::new("subscriber-bridge").config(config).ready_at(admin).start().await?;
+    let url = format!("ws://{addr}/connection/websocket");
+    let (client, connected) = Client::connect(&url, &token::token(SECRET, "42")).await?;
+    let epoch = &connected["subs"]["orders:#42"]["epoch"];
+    let publisher = publisher(&redis.url())?;
+    // Longer than a position that nobody reads would live.
+    let unread = "SET unread 1 EX 5";
+    redis.ask(unread).await?;
+    eventually(SOON, "more than its time to live has passed", || async {
+        redis.ask("EXISTS unread").await.is_ok_and(|exists| exists == "0")
+    })
+    .await;
+    publish(&publisher, "orders:#42", "1").await?;
+    assert_eq!(client.next_publication(SOON).await?.1["offset"], 1);
+    let (_again, connected) = Client::connect(&url, &token::token(SECRET, "42")).await?;
+    assert_eq!(&connected["subs"]["orders:#42"]["epoch"], epoch);
+    Ok(())
 }

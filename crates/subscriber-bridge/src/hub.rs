@@ -25,7 +25,7 @@ use crate::subscription::{Continues, Held, Subscription, Verdict};
 use crate::{codes, frame, protocol};
 
 /// Shards: enough that a large broadcast delays few others.
-const SHARDS: usize = 64;
+pub(crate) const SHARDS: usize = 64;
 
 /// Names a connection within this bridge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -174,6 +174,14 @@ impl Hub {
             members.values_mut().for_each(Subscription::disturb);
         }
         self.begin_repair(feed, audience);
+    }
+
+    /// Compares the positions of all feeds of one shard, as after a lost link; reading them also keeps them alive.
+    pub(crate) fn examine(&self, shard: usize) {
+        let mut shard = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        for (feed, audience) in shard.iter_mut() {
+            self.begin_repair(feed, audience);
+        }
     }
 
     /// Waits for feeds that are to be repaired, and takes at most `limit`.

@@ -25,6 +25,7 @@ pub mod token;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fanout_core::admin::{self, Health};
 use fanout_core::config::{ConfigError, secret};
@@ -130,6 +131,8 @@ impl Bridge {
         let hearing = Arc::clone(&listener);
         shutdown.spawn(connector.run(move |event| hearing.hear(event), shutdown.clone()));
         shutdown.spawn(repairer.run(shutdown.clone()));
+        let lifetime = Duration::from_secs(self.config.redis.position_ttl_seconds.into());
+        shutdown.spawn(repairer::examine(Arc::clone(&shared.hub), lifetime, shutdown.clone()));
         shutdown.spawn(listen::compare(redis.clone(), link.clone(), shutdown.clone()));
         shutdown.spawn(listener.watch(link, shutdown.clone()));
         shutdown.spawn(redis.watch(health, shutdown.clone()));

@@ -8,7 +8,7 @@ use fanout_core::link::Link;
 use fanout_core::names::Feed;
 use fanout_core::{Redis, RedisError, Shutdown, position};
 
-use crate::hub::Hub;
+use crate::hub::{Hub, SHARDS};
 use crate::metrics::Metrics;
 
 /// Feeds in one round: about half a millisecond of the primary for their positions.
@@ -77,5 +77,20 @@ impl Repairer {
             self.hub.repaired(feed, position.as_ref().ok(), &found);
         }
         Ok(())
+    }
+}
+
+/// Longest time after which the position of a feed is compared, whatever happens or does not.
+const EXAMINED: Duration = Duration::from_secs(24 * 3600);
+
+/// Keeps the positions of feeds alive as long as somebody is subscribed to them: each is read several times within the
+/// `lifetime` of an unused one, one shard after the other, and compared on the way.
+pub(crate) async fn examine(hub: Arc<Hub>, lifetime: Duration, shutdown: Shutdown) {
+    let pause = (lifetime / 7).min(EXAMINED) / u32::try_from(SHARDS).unwrap_or(1);
+    for shard in (0..SHARDS).cycle() {
+        if !shutdown.pause(pause).await {
+            return;
+        }
+        hub.examine(shard);
     }
 }

@@ -23,8 +23,13 @@ pub(crate) async fn run(stage: &Stage) {
                 let earlier = |name: &str| before.as_ref().and_then(|before| before.get(name)).copied();
                 let rate = |name: &str| earlier(name).map_or(0.0, |earlier| (value(name) - earlier) / seconds);
                 let line = format!(
-                    "browsers {:>3}   publications {:>5.0}/s   deliveries {:>5.0}/s   delivered in all {:>8}",
+                    "browsers {:>3}   connects {:>3.0}/s   recovered {:>4}   told of a gap {:>3}   publications {:>4.0}/s   \
+                     deliveries {:>4.0}/s   in all {:>7}",
                     value("griot_connections"),
+                    rate("griot_connects_total"),
+                    value("griot_recoveries_total{reason=\"recovered\"}"),
+                    value("griot_continuity_lost_total{reason=\"server-side\"}")
+                        + value("griot_continuity_lost_total{reason=\"client-side\"}"),
                     rate("griot_publications_received_total"),
                     rate("griot_deliveries_total"),
                     value("griot_deliveries_total"),
