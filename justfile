@@ -20,7 +20,7 @@ soak MINUTES="30" *ARGS: build official-clients
 
 # What hostile clients cost the others: the p99 of well-behaved ones, quiet, quiet again and under attack.
 hostile *ARGS:
-    cargo build --release --workspace --bins
+    cargo build --release --bin subscriber-bridge --bin hostile
     target/release/hostile "$@"
 
 # Everything that CI runs.

@@ -20,9 +20,10 @@ use crate::admission::Guest;
 use crate::codes::{self, Disconnect};
 use crate::frame;
 use crate::hub::ConnectionId;
+use crate::join::Join;
 use crate::outbox::{Outbox, Turn};
 use crate::recovery;
-use crate::session::{Join, Session, Step};
+use crate::session::{Session, Step};
 
 /// How long a subscription may wait for Redis before it is answered as unrecoverable; clients give up after 5 s.
 const JOIN_PATIENCE: Duration = Duration::from_secs(2);

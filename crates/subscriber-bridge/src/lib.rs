@@ -3,12 +3,14 @@
 //! What arrives at the [link](fanout_core::link) goes through the hub to the outboxes. It knows nothing of PostgreSQL.
 
 mod admission;
+mod allowance;
 mod audience;
 pub mod codes;
 pub mod config;
 mod connection;
 mod frame;
 mod hub;
+pub mod join;
 mod listen;
 mod metrics;
 mod outbox;

@@ -7,9 +7,9 @@ use fanout_core::history::{self, Since};
 use fanout_core::names::Feed;
 use fanout_core::{Channel, Topic, position};
 
+use crate::join::{Recovery, Standing};
 use crate::metrics::Metrics;
 use crate::room::Taken;
-use crate::session::{Recovery, Standing};
 use crate::{Shared, frame, protocol};
 
 /// Most bytes of missed publications in one reply: clients take messages of 1 MiB (centrifuge-python) at least.

@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use fanout_core::envelope::Position;
 use fanout_core::{Channel, Personal, Topics, UserId, begins_object};
 
+use crate::allowance::Allowance;
 use crate::codes::{self, CommandError, Disconnect};
+use crate::join::{Join, Recovery, Standing, subscribed};
 use crate::protocol::{
-    Command, ConnectRequest, ConnectResult, Content, Empty, Expiry, SubscribeRequest, SubscribeResult, recovered, reply,
+    Command, ConnectRequest, ConnectResult, Content, Empty, Expiry, SubscribeRequest, SubscribeResult, reply,
 };
 use crate::token::{TokenError, Tokens};
 
@@ -45,50 +45,6 @@ pub enum Step {
     Disconnect(Disconnect),
 }
 
-/// Channels on their way to be subscribed.
-#[derive(Debug)]
-pub struct Join {
-    id: u32,
-    /// The channels with what the client wants to recover; the flag says whether they are server-side.
-    channels: Vec<(Channel, Option<Recovery>)>,
-    connect: bool,
-}
-
-/// What a client knows of a channel that it wants to recover.
-#[derive(Debug)]
-pub struct Recovery {
-    /// The epoch; empty matches any.
-    pub epoch: String,
-    /// The last offset that it has.
-    pub offset: u64,
-}
-
-/// Where a channel stands for a subscriber that joins.
-#[derive(Debug)]
-pub struct Standing {
-    /// The position, as far as the subscriber then has it.
-    pub top: Position,
-    /// The envelopes that a recovering client missed; `None` when they are not to be had.
-    pub missed: Option<Vec<Bytes>>,
-}
-
-impl Join {
-    /// Whether this is the connect command, rather than a subscribe command.
-    pub fn is_connect(&self) -> bool {
-        self.connect
-    }
-
-    /// The channels, each with whether it is subscribed by the bridge.
-    pub fn channels(&self) -> Vec<(Channel, bool)> {
-        self.channels.iter().map(|(channel, _)| (channel.clone(), self.connect)).collect()
-    }
-
-    /// What the client wants to recover, in the order of [`channels`](Self::channels).
-    pub fn recoveries(&self) -> impl Iterator<Item = Option<&Recovery>> {
-        self.channels.iter().map(|(_, recovery)| recovery.as_ref())
-    }
-}
-
 /// See the module.
 pub struct Session {
     rules: Arc<Rules>,
@@ -103,29 +59,10 @@ pub struct Session {
     subscribes: Allowance,
 }
 
-/// How many subscriptions may still begin: each costs Redis a subscription and a read.
-#[derive(Debug, Clone, Copy)]
-struct Allowance {
-    left: u64,
-    /// Unix seconds up to which it was filled.
-    filled: u64,
-}
-
-impl Allowance {
-    fn take(&mut self, rules: &Rules, now: u64) -> bool {
-        let gained = now.saturating_sub(self.filled).saturating_mul(rules.max_subscribes_per_second.into());
-        self.left = self.left.saturating_add(gained).min(rules.max_channels as u64);
-        self.filled = now;
-        let granted = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        granted
-    }
-}
-
 impl Session {
     /// A session that has not signed in yet.
     pub fn new(rules: Arc<Rules>, client: String) -> Self {
-        let subscribes = Allowance { left: rules.max_channels as u64, filled: 0 };
+        let subscribes = Allowance::new(rules.max_channels, rules.max_subscribes_per_second);
         Self { rules, client, user: None, expires_at: None, channels: HashMap::new(), pinged: false, subscribes }
     }
 
@@ -274,7 +211,7 @@ impl Session {
         if self.channels.len() >= self.rules.max_channels {
             return fail(id, codes::LIMIT_EXCEEDED);
         }
-        if !self.subscribes.take(&self.rules, now) {
+        if !self.subscribes.take(now) {
             return fail(id, codes::TOO_MANY_REQUESTS);
         }
         Step::Join(Join { id, channels: vec![(channel, recovery(request))], connect: false })
@@ -366,27 +303,10 @@ fn recovery(request: &SubscribeRequest) -> Option<Recovery> {
     request.recover.then(|| Recovery { epoch: request.epoch.clone(), offset: request.offset })
 }
 
-/// A recovered subscription answers the offset that was asked for, any other the top (client protocol, "Recovery").
-fn subscribed(recovery: Option<&Recovery>, standing: Option<&Standing>) -> SubscribeResult {
-    let was_recovering = recovery.is_some();
-    let Some(standing) = standing else { return SubscribeResult { was_recovering, ..SubscribeResult::default() } };
-    let missed = standing.missed.as_ref().filter(|_| was_recovering);
-    let publications: Option<Vec<_>> = missed.and_then(|missed| missed.iter().map(recovered).collect());
-    let since = recovery.filter(|_| publications.is_some()).map(|recovery| recovery.offset);
-    SubscribeResult {
-        recoverable: true,
-        positioned: true,
-        epoch: standing.top.epoch.to_string(),
-        offset: since.unwrap_or(standing.top.offset),
-        recovered: since.is_some(),
-        publications: publications.unwrap_or_default(),
-        was_recovering,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use fanout_core::config::ConfigError;
+    use fanout_core::envelope::Position;
 
     use super::*;
 
@@ -437,20 +357,13 @@ mod tests {
     fn whoever_subscribes_over_and_over_is_put_off() {
         let mut session = signed_in().expect("secret");
         let own = Channel::parse("orders:#42").expect("channel");
-        let mut subscribe = |now| {
+        let mut subscribe = || {
             session.ended(&own);
-            let command = br##"{"id":2,"subscribe":{"channel":"orders:#42"}}"##;
-            match session.command(command, now) {
-                Step::Join(_) => true,
-                Step::Reply(reply) => {
-                    let reply = String::from_utf8(reply).expect("UTF-8");
-                    assert!(reply.contains(r#""code":111"#) && reply.contains(r#""temporary":true"#), "{reply}");
-                    false
-                }
-                other => panic!("{other:?}"),
-            }
+            session.command(br##"{"id":2,"subscribe":{"channel":"orders:#42"}}"##, NOW)
         };
-        assert_eq!((0..6).filter(|_| subscribe(NOW)).count(), 4, "as many at once as channels are permitted");
-        assert_eq!((0..6).filter(|_| subscribe(NOW + 1)).count(), 2);
+        assert!((0..4).all(|_| matches!(subscribe(), Step::Join(_))), "as many at once as channels are permitted");
+        let Step::Reply(reply) = subscribe() else { panic!("a fifth") };
+        let reply = String::from_utf8(reply).expect("UTF-8");
+        assert!(reply.contains(r#""code":111"#) && reply.contains(r#""temporary":true"#), "{reply}");
     }
 }
