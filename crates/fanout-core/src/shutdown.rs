@@ -30,6 +30,20 @@ impl Shutdown {
         self.tasks.spawn(task)
     }
 
+    /// Starts a task as [`spawn`](Self::spawn) does, on a thread that it has for itself: it never waits behind others for
+    /// its turn.
+    ///
+    /// # Errors
+    /// When the thread's runtime cannot be made.
+    pub fn spawn_apart<F>(&self, task: F) -> std::io::Result<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        self.tasks.spawn_blocking(move || runtime.block_on(task));
+        Ok(())
+    }
+
     /// Resolves once the ending was asked for.
     pub async fn requested(&self) {
         self.token.cancelled().await;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use fanout_core::config::LogConfig;
 use fanout_core::{RedisConfig, Topic};
@@ -66,6 +67,8 @@ pub struct BridgeConfig {
     pub max_connections_per_user: usize,
     /// Most channels of one connection.
     pub max_channels: usize,
+    /// Commands of one connection per second; whatever it sends beyond waits until they are done.
+    pub max_commands_per_second: u32,
     /// Subscriptions that one connection may begin per second, beyond `max_channels` at once.
     pub max_subscribes_per_second: u32,
     /// Most bytes that may wait for a connection that does not read.
@@ -86,7 +89,7 @@ pub struct BridgeConfig {
     pub ping_seconds: u32,
     /// Seconds in which a ping must be answered; less than between pings.
     pub pong_timeout_seconds: u32,
-    /// Seconds in which a client must have sent its handshake, and again its first command.
+    /// Seconds in which a client must have sent its handshake, and again its first command; some get half as much more.
     pub stale_seconds: u32,
     /// Most raw publications per second; the rest is counted and dropped.
     pub max_raw_per_second: u32,
@@ -107,6 +110,7 @@ impl Default for BridgeConfig {
             trusted_proxies: Vec::new(),
             max_connections_per_user: 0,
             max_channels: 128,
+            max_commands_per_second: 1_000,
             max_subscribes_per_second: 20,
             max_outbox_bytes: 1024 * 1024,
             socket_send_buffer_bytes: 128 * 1024,
@@ -135,6 +139,9 @@ impl BridgeConfig {
                 self.pong_timeout_seconds, self.ping_seconds
             ));
         }
+        if self.max_commands_per_second == 0 {
+            return Err("subscriber_bridge.max_commands_per_second = 0 would let nobody in: at least 1".into());
+        }
         if self.max_outbox_bytes < MIN_OUTBOX_BYTES {
             return Err(format!(
                 "subscriber_bridge.max_outbox_bytes = {} must be at least {MIN_OUTBOX_BYTES}: two of the largest publications",
@@ -142,6 +149,14 @@ impl BridgeConfig {
             ));
         }
         Ok(())
+    }
+}
+
+impl BridgeConfig {
+    /// How long one client may take for its handshake or its first command: `stale_seconds` and up to half as much more,
+    /// so that many who say nothing are not ended in one moment.
+    pub(crate) fn patience(&self) -> Duration {
+        Duration::from_secs(self.stale_seconds.into()).mul_f64(1.0 + 0.5 * fastrand::f64())
     }
 }
 

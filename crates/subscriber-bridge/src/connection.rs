@@ -43,6 +43,8 @@ pub(crate) struct Connection {
     socket: WebSocketStream<Half>,
     /// When the next ping goes out, or the pong to the last one is due, or the first command.
     timer: Instant,
+    /// Up to when its commands have used their time; a second in advance is granted.
+    paced: Instant,
     /// Channels of whose lost continuity the client is to be told.
     lost: Vec<Channel>,
     /// When it is told.
@@ -62,8 +64,8 @@ impl Connection {
         let half = Half(Arc::clone(&outbox));
         let socket = WebSocketStream::from_partially_read(half, early.to_vec(), Role::Server, Some(config)).await;
         let session = Session::new(Arc::clone(&shared.rules), uuid::Uuid::new_v4().to_string());
-        let timer = Instant::now() + Duration::from_secs(shared.config.stale_seconds.into());
-        Self { shared, id, session, outbox, socket, timer, lost: Vec::new(), tell_at: None, guest: None }
+        let (paced, timer) = (Instant::now(), Instant::now() + shared.config.patience());
+        Self { shared, id, session, outbox, socket, timer, paced, lost: Vec::new(), tell_at: None, guest: None }
     }
 
     /// Lives until either side ends it.
@@ -133,6 +135,7 @@ impl Connection {
             if self.outbox.closed().is_some() {
                 return Ok(());
             }
+            self.pace().await;
             let was_signed_in = self.session.user().is_some();
             let step = self.session.command(line.as_bytes(), unix_now());
             self.perform(step).await?;
@@ -142,6 +145,15 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Waits when the client has sent more commands than permitted; what it sends after them waits in its socket.
+    async fn pace(&mut self) {
+        let now = Instant::now();
+        self.paced = self.paced.max(now) + Duration::from_secs(1) / self.shared.config.max_commands_per_second;
+        if self.paced > now + Duration::from_secs(1) {
+            sleep_until(self.paced - Duration::from_secs(1)).await;
+        }
     }
 
     async fn perform(&mut self, step: Step) -> Result<(), Disconnect> {

@@ -131,7 +131,10 @@ impl Bridge {
         shutdown.spawn(admin::serve(self.operators, health.clone(), Arc::new(registry), shutdown.clone()));
         redis.join_deployment(&shutdown).await?;
         let hearing = Arc::clone(&listener);
-        shutdown.spawn(connector.run(move |event| hearing.hear(event), shutdown.clone()));
+        // Deliveries must not queue behind handshakes and commands, of which strangers can send any number.
+        shutdown
+            .spawn_apart(connector.run(move |event| hearing.hear(event), shutdown.clone()))
+            .map_err(|error| ConfigError(format!("no thread for the link: {error}")))?;
         shutdown.spawn(repairer.run(shutdown.clone()));
         let lifetime = Duration::from_secs(self.config.redis.position_ttl_seconds.into());
         shutdown.spawn(repairer::examine(Arc::clone(&shared.hub), lifetime, shutdown.clone()));

@@ -115,7 +115,7 @@ impl Visit {
     /// largest thing it ever did.
     async fn run(self, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
-        let patience = Duration::from_secs(self.shared.config.stale_seconds.into());
+        let patience = self.shared.config.patience();
         let progress = Arc::new(Progress::default());
         let answer = {
             let (shared, guest, progress) = (Arc::clone(&self.shared), Arc::clone(&self.guest), Arc::clone(&progress));
@@ -149,7 +149,7 @@ impl Visit {
             Err(_) if progress.answered.load(Ordering::Relaxed) => {}
             Err(_) => {
                 self.shared.metrics.refused.count("no request in time");
-                let text = format!("no complete request within {patience:?}, see subscriber_bridge.stale_seconds\n");
+                let text = format!("no complete request within {patience:.0?}, see subscriber_bridge.stale_seconds\n");
                 http::part(stream, StatusCode::REQUEST_TIMEOUT, &text).await;
             }
         }
