@@ -8,6 +8,7 @@ mod continuity;
 mod demo;
 mod fence;
 mod full_redis;
+mod intake;
 mod invalidation;
 mod listeners;
 mod readme;

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod config;
+pub mod intake;
 mod server;
 
 use std::net::SocketAddr;
