@@ -231,7 +231,7 @@ async fn patience_ends_and_the_report_says_what_is_unknown() -> Result<()> {
         history(&redis, "orders:#42").await.is_ok_and(|history| history == ["0"])
     })
     .await;
-    redis.kill().await?;
+    redis.pause()?;
     sending.write(once("orders:#42", json!(1), "k")).await?;
     let Sending { child, input } = sending;
     let (code, _, said) = ended(child).await?;
@@ -239,6 +239,26 @@ async fn patience_ends_and_the_report_says_what_is_unknown() -> Result<()> {
     assert!(code == 1 && said.contains("2 lines: 1 published, 0 repeated, 0 refused, 1 unknown"), "{said}");
     assert!(said.contains("  line 2: Redis is away") && said.contains("idempotency_key is safe"), "{said}");
     assert!(said.contains("stopped after line 2: Redis is away") && said.contains("for 1 s (--patience)"), "{said}");
+    redis.resume()
+}
+
+#[tokio::test]
+async fn a_redis_that_dies_is_waited_for() -> Result<()> {
+    let mut redis = Redis::start().await?;
+    let mut sending = sending(&redis, &[], &[("GRIOT_REDIS__COMMAND_TIMEOUT_MS", "300")])?;
+    sending.write(line("orders:#42", json!(0))).await?;
+    eventually(BOUND, "it is at work", || async {
+        history(&redis, "orders:#42").await.is_ok_and(|history| history == ["0"])
+    })
+    .await;
+    redis.kill().await?;
+    sending.write(once("orders:#42", json!(1), "k")).await?;
+    sending.says("waiting").await?;
+    redis.start_again().await?;
+    sending.write(line("orders:#42", json!(2))).await?;
+    let (code, _, said) = sending.end().await?;
+    assert!(code == 0 && said.contains("3 lines: 3 published"), "{said}");
+    assert_eq!(history(&redis, "orders:#42").await?, ["1", "2"]);
     Ok(())
 }
 

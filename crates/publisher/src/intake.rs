@@ -82,12 +82,36 @@ struct Stop(String);
 struct Entry {
     line: u64,
     publication: Publication,
+    /// It was sent and got no answer, so that it may have been published.
+    in_doubt: bool,
 }
 
 impl Entry {
-    /// Whether it can be sent again after `error` without being published twice.
-    fn may_repeat(&self, error: &RedisError) -> bool {
-        matches!(error, RedisError::OutOfMemory) || matches!(self.publication.once, Once::Key(_))
+    /// Whether it can be sent again without being published twice.
+    fn may_repeat(&self) -> bool {
+        !self.in_doubt || matches!(self.publication.once, Once::Key(_))
+    }
+}
+
+/// How Redis failed when the same can succeed later.
+enum Failure {
+    /// Certainly nothing was done.
+    NotDone,
+    /// No answer came.
+    InDoubt,
+}
+
+impl Failure {
+    fn of(error: &PublishError) -> Option<Self> {
+        match error {
+            PublishError::Redis(RedisError::OutOfMemory) => Some(Self::NotDone),
+            // fred's words when it has no connection to write a command to: between a disconnect and its reconnect.
+            PublishError::Redis(RedisError::Refused(text)) if text.contains("Failed to route command") => {
+                Some(Self::NotDone)
+            }
+            PublishError::Redis(RedisError::Away(_)) => Some(Self::InDoubt),
+            _ => None,
+        }
     }
 }
 
@@ -125,7 +149,7 @@ impl Intake {
             self.report.lines = line.number;
             let number = line.number;
             match publication(line) {
-                Ok(Some(publication)) => entries.push(Entry { line: number, publication }),
+                Ok(Some(publication)) => entries.push(Entry { line: number, publication, in_doubt: false }),
                 Ok(None) => self.report.empty += 1,
                 Err(refused) => self.report.refuse(number, refused),
             }
@@ -145,22 +169,26 @@ impl Intake {
             let mut again = Vec::new();
             let mut printed = String::new();
             let mut failed = false;
-            for (entry, outcome) in entries.into_iter().zip(outcomes) {
-                match outcome {
+            for (mut entry, outcome) in entries.into_iter().zip(outcomes) {
+                let error = match outcome {
                     Ok(receipt) => {
                         self.report.done(receipt);
                         printed += &receipt_line(entry.publication.id, receipt);
                         printed.push('\n');
+                        continue;
                     }
-                    Err(PublishError::Redis(error @ (RedisError::Away(_) | RedisError::OutOfMemory))) => {
-                        failed = true;
-                        if entry.may_repeat(&error) {
-                            again.push((entry, error));
-                        } else {
-                            self.report.unknown(entry.line, &error.to_string());
-                        }
-                    }
-                    Err(error) => self.report.refuse(entry.line, error.into()),
+                    Err(error) => error,
+                };
+                let Some(failure) = Failure::of(&error) else {
+                    self.report.refuse(entry.line, error.into());
+                    continue;
+                };
+                failed = true;
+                entry.in_doubt |= matches!(failure, Failure::InDoubt);
+                if entry.may_repeat() {
+                    again.push((entry, error));
+                } else {
+                    self.report.unknown(entry.line, &error.to_string());
                 }
             }
             let written = self.print(&printed);
@@ -187,12 +215,11 @@ impl Intake {
         }
     }
 
-    fn give_up(&mut self, entry: &Entry, error: RedisError) {
-        match error {
-            RedisError::OutOfMemory => self.report.refuse(entry.line, PublishError::from(error).into()),
-            error => {
-                self.report.unknown(entry.line, &format!("{error}; sending it again with its idempotency_key is safe"));
-            }
+    fn give_up(&mut self, entry: &Entry, error: PublishError) {
+        if entry.in_doubt {
+            self.report.unknown(entry.line, &format!("{error}; sending it again with its idempotency_key is safe"));
+        } else {
+            self.report.refuse(entry.line, error.into());
         }
     }
 
@@ -281,5 +308,31 @@ fn bar() -> ProgressBar {
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fanout_core::{Channel, Data};
+
+    use super::*;
+
+    #[test]
+    fn only_what_was_certainly_not_sent_or_has_a_key_is_sent_again() {
+        let entry = |once: Once, errors: &[RedisError]| {
+            let channel = Channel::parse("orders:#42").expect("channel");
+            let mut publication = Publication::new(channel, Data::parse("1").expect("data"));
+            publication.once = once;
+            let failures = errors.iter().map(|error| Failure::of(&error.clone().into()).expect("may succeed later"));
+            let in_doubt = failures.fold(false, |doubt, failure| doubt | matches!(failure, Failure::InDoubt));
+            Entry { line: 1, publication, in_doubt }.may_repeat()
+        };
+        let (full, away) = (RedisError::OutOfMemory, RedisError::Away("no answer".into()));
+        let unsent = RedisError::Refused("Failed to route command.".into());
+        assert!(entry(Once::No, &[full.clone(), unsent.clone()]));
+        assert!(!entry(Once::No, std::slice::from_ref(&away)));
+        assert!(!entry(Once::No, &[away.clone(), full]), "the first may have been carried out");
+        assert!(entry(Once::Key("k".into()), &[away, unsent]));
+        assert!(Failure::of(&RedisError::Refused("WRONGTYPE".into()).into()).is_none());
     }
 }
