@@ -180,7 +180,7 @@ pub async fn batch(publisher: &Publisher, batch: Batch, limits: Limits) -> Resul
     Ok(BatchResult { replies: carry_out(publisher, commands, limits).await })
 }
 
-/// What a command has in the common batch of publications.
+/// What a command has in what is published together.
 enum Share {
     Publish,
     /// One per channel, less the refused ones.
