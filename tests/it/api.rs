@@ -237,6 +237,30 @@ async fn without_redis_the_api_says_so_and_recovers() -> Result<()> {
 }
 
 #[tokio::test]
+async fn before_redis_was_ever_there_calls_are_answered_and_nothing_is_published() -> Result<()> {
+    let (mut redis, addr, admin) = (Redis::start().await?, free_addr()?, free_addr()?);
+    redis.kill().await?;
+    let config = format!(
+        "{TOPICS}\n[redis]\nurl = {:?}\n[publisher]\nlisten = \"{addr}\"\nadmin_listen = \"{admin}\"\n\
+         api_key = \"test-api-key\"\n",
+        redis.url()
+    );
+    let process = Launch::new("publisher").config(config).start().await?;
+    process.line("publisher is listening").await?;
+    let body = json!({"channel": "orders:#42", "data": {}}).to_string();
+    let answer = http::post(addr, "/api/publish", &KEY, &body).await?.json()?;
+    let message = answer["error"]["message"].as_str().unwrap_or_default();
+    assert!(answer["error"]["code"] == 100 && message.contains("Nothing was published"), "{answer}");
+    redis.start_again().await?;
+    let publish = || async { http::post(addr, "/api/publish", &KEY, &body).await?.json() };
+    eventually(Duration::from_secs(15), "it publishes", || async {
+        publish().await.is_ok_and(|answer| answer["result"]["offset"] == 1)
+    })
+    .await;
+    process.stop().await
+}
+
+#[tokio::test]
 async fn a_process_that_is_configured_differently_is_refused_with_both_values() -> Result<()> {
     let api = api().await?;
     for (setting, words) in [("partitions = 8", ["partitions", "64"]), ("fence = false", ["fence", "true"])] {

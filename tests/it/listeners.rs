@@ -286,6 +286,16 @@ async fn the_api_has_these_limits_from_its_configuration() -> Result<()> {
     assert_eq!(status(&stranger(addr, b"", b"").await?), 408);
     let large = stranger(addr, announced.as_bytes(), &[b' '; 400]).await?;
     assert!(status(&large) == 413 && large.contains("max_body_bytes"), "{large:?}");
+    // Of a body that announces no length only the limit is read.
+    let chunked = format!(
+        "POST /api/publish HTTP/1.1\r\nhost: h\r\nx-api-key: k\r\ntransfer-encoding: chunked\r\n\r\n7d0\r\n{}",
+        " ".repeat(2000)
+    );
+    let large = stranger(addr, chunked.as_bytes(), b"").await?;
+    assert!(status(&large) == 413 && large.contains("max_body_bytes"), "{large:?}");
+    // Who has no key is answered before a byte of the body is read.
+    let keyless = trickling.replace("x-api-key: k", "x-api-key: no");
+    assert_eq!(status(&stranger(addr, keyless.as_bytes(), b"").await?), 401);
     let metrics = http::get(admin, "/metrics").await?.body;
     assert!(metrics.contains("griot_api_refused_total{reason=\"header timeout\"} 1"), "{metrics}");
     process.stop().await?;

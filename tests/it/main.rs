@@ -9,6 +9,7 @@ mod demo;
 mod fence;
 mod full_redis;
 mod hostile;
+mod intake;
 mod invalidation;
 mod listeners;
 mod readme;

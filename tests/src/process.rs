@@ -101,14 +101,25 @@ impl Launch {
 
     /// [`Launch::run`] for a command that takes its time.
     pub async fn run_within(self, patience: Duration) -> Result<Finished> {
+        let ended = timeout(patience, self.command()?.output()).await;
+        ended.with_context(|| format!("{} {:?} does not end", self.name, self.arguments))?.context("running a worker")
+    }
+
+    /// Starts a command whose standard input is ours to write; output and error are piped. It ends with its handle.
+    pub fn piped(self) -> Result<tokio::process::Child> {
+        let mut command = self.command()?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().with_context(|| format!("starting {}", self.name))
+    }
+
+    fn command(&self) -> Result<tokio::process::Command> {
         ensure!(self.config.is_none(), "a configuration file needs start(): here nobody would remove it");
         let mut command = tokio::process::Command::new(binary(&self.name)?);
         for (name, _) in std::env::vars_os().filter(|(name, _)| not_for_children(&name.to_string_lossy())) {
             command.env_remove(name);
         }
-        command.args(&self.arguments).envs(self.env).stdin(Stdio::null()).kill_on_drop(true);
-        let ended = timeout(patience, command.output()).await;
-        ended.with_context(|| format!("{} {:?} does not end", self.name, self.arguments))?.context("running a worker")
+        command.args(&self.arguments).envs(self.env.clone()).stdin(Stdio::null()).kill_on_drop(true);
+        Ok(command)
     }
 }
 

@@ -93,6 +93,16 @@ pub enum PublishError {
     Redis(#[from] RedisError),
 }
 
+impl PublishError {
+    /// Whether certainly nothing was published.
+    pub fn is_unpublished(&self) -> bool {
+        match self {
+            Self::UnknownTopic(_) | Self::Limit(_) => true,
+            Self::Redis(error) => !matches!(error, RedisError::Away(_)),
+        }
+    }
+}
+
 /// Publishes to the feeds of one deployment.
 #[derive(Debug, Clone)]
 pub struct Publisher {
@@ -154,7 +164,8 @@ impl Publisher {
         for batch in members.chunks(BATCH) {
             let arguments = batch.iter().flat_map(|(_, arguments)| arguments.iter().cloned());
             let receipts = match &failed {
-                Some(error) => Err(error.clone()),
+                Some(RedisError::OutOfMemory) => Err(RedisError::OutOfMemory),
+                Some(error) => Err(RedisError::NotSent(format!("an earlier call failed ({error})"))),
                 None => self.call(partition, batch.len(), arguments).await,
             };
             match receipts {

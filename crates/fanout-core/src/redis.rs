@@ -131,6 +131,9 @@ pub enum RedisError {
     /// Not reachable, or no answer in time. The command may have been carried out.
     #[error("Redis is away: {0}")]
     Away(String),
+    /// Not reachable, and certainly nothing was sent.
+    #[error("Redis is away: {0}; nothing was sent")]
+    NotSent(String),
     /// Over its memory limit: it takes no more until something is removed or the limit is raised.
     #[error("Redis is out of memory (maxmemory reached, policy noeviction): raise maxmemory or remove keys")]
     OutOfMemory,
@@ -176,6 +179,8 @@ impl From<Error> for RedisError {
                 Self::Away(text)
             }
             ErrorKind::Auth => Self::NotPermitted(text),
+            // fred's words while it has no connection to write a command to: between a disconnect and its reconnect.
+            _ if text.contains("Failed to route command") => Self::NotSent("no connection".into()),
             _ => Self::answered(text),
         }
     }
@@ -252,12 +257,7 @@ impl Redis {
         self.identity().await?;
         let ours = [("partitions", self.config.partitions.to_string()), ("fence", self.config.fence.to_string())];
         for (field, value) in ours {
-            let recorded: Result<String, Error> = async {
-                let _: bool = self.client.hsetnx(DEPLOYMENT, field, value.as_str()).await?;
-                self.client.hget(DEPLOYMENT, field).await
-            }
-            .await;
-            let recorded = recorded.map_err(RedisError::from)?;
+            let recorded = self.recorded(field, &value).await?;
             if recorded != value {
                 return Err(DeploymentError::Differs(ConfigError(format!(
                     "redis.{field} = {value} here, but this deployment runs with {recorded} (recorded in {DEPLOYMENT}): \
@@ -266,6 +266,28 @@ impl Redis {
             }
         }
         Ok(())
+    }
+
+    /// What is recorded, which is `value` if nothing was. Read first: a full Redis takes no write.
+    async fn recorded(&self, field: &str, value: &str) -> Result<String, RedisError> {
+        let recorded: Option<String> = self.client.hget(DEPLOYMENT, field).await?;
+        if let Some(recorded) = recorded {
+            return Ok(recorded);
+        }
+        self.record(field, value).await?;
+        Ok(self.client.hget(DEPLOYMENT, field).await?)
+    }
+
+    async fn record(&self, field: &str, value: &str) -> Result<bool, RedisError> {
+        Ok(self.client.hsetnx(DEPLOYMENT, field, value).await?)
+    }
+
+    /// Asks whether Redis takes writes, by one that changes nothing in a deployment that runs.
+    ///
+    /// # Errors
+    /// As any command.
+    pub async fn takes_writes(&self) -> Result<(), RedisError> {
+        self.record("partitions", &self.config.partitions.to_string()).await.map(drop)
     }
 
     /// The server's own identity, which another process in its place does not have; none where `fence = false`, because

@@ -180,7 +180,7 @@ pub async fn batch(publisher: &Publisher, batch: Batch, limits: Limits) -> Resul
     Ok(BatchResult { replies: carry_out(publisher, commands, limits).await })
 }
 
-/// What a command has in the common batch of publications.
+/// What a command has in what is published together.
 enum Share {
     Publish,
     /// One per channel, less the refused ones.
@@ -313,6 +313,10 @@ impl From<PublishError> for ApiError {
             PublishError::Redis(RedisError::Away(_)) => internal(format!(
                 "{error}. It may or may not have been published; publishing again with the same idempotency_key is safe"
             )),
+            // The script is refused before its first write, or runs to its end.
+            PublishError::Redis(RedisError::OutOfMemory | RedisError::NotSent(_)) => {
+                internal(format!("{error}. It was not published"))
+            }
             PublishError::Redis(_) => internal(error.to_string()),
         }
     }

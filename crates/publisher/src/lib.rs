@@ -2,10 +2,12 @@
 
 pub mod api;
 pub mod config;
+pub mod intake;
 mod server;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fanout_core::admin::{self, Health};
 use fanout_core::config::{ConfigError, secret};
@@ -14,6 +16,7 @@ use secrecy::SecretString;
 use tokio::net::TcpListener;
 
 pub use self::config::{Config, PublisherConfig};
+use self::server::Api;
 
 /// A publisher whose addresses are bound.
 pub struct Server {
@@ -63,12 +66,16 @@ impl Server {
         let health = Health::new(&["redis"]);
         let redis = Redis::connect(&self.config.redis)?;
         shutdown.spawn(admin::serve(self.operators, health.clone(), Arc::new(registry), shutdown.clone()));
-        redis.join_deployment(&shutdown).await?;
-        shutdown.spawn(redis.clone().watch(health, shutdown.clone()));
-        fanout_core::ready("serving");
-        let publisher = Publisher::new(redis, self.topics);
+        let publisher = Publisher::new(redis.clone(), self.topics);
         let limits = self.config.publisher.listener()?;
-        server::serve(self.backends, limits, publisher, self.key, self.config.publisher, metrics, shutdown).await;
+        let open = Arc::new(AtomicBool::new(false));
+        let api = Api { publisher, key: self.key, config: self.config.publisher, metrics, open: Arc::clone(&open) };
+        shutdown.spawn(api.serve(self.backends, limits, shutdown.clone()));
+        redis.join_deployment(&shutdown).await?;
+        open.store(true, Ordering::Relaxed);
+        shutdown.spawn(redis.watch(health, shutdown.clone()));
+        fanout_core::ready("serving");
+        shutdown.requested().await;
         Ok(())
     }
 }

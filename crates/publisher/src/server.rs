@@ -1,6 +1,7 @@
 //! The listener for backends.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use axum::Router;
@@ -43,34 +44,31 @@ impl Metrics {
     }
 }
 
-struct Api {
-    publisher: Publisher,
-    key: SecretString,
-    config: PublisherConfig,
-    metrics: Metrics,
+/// What calls need.
+pub(crate) struct Api {
+    pub(crate) publisher: Publisher,
+    pub(crate) key: SecretString,
+    pub(crate) config: PublisherConfig,
+    pub(crate) metrics: Metrics,
+    /// Whether this process is known to be configured as its deployment. Before, it must publish nothing.
+    pub(crate) open: Arc<AtomicBool>,
 }
 
-/// Serves the API on `listener` until the ending is asked for; calls under way are then answered by tasks of `shutdown`.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    limits: http::Limits,
-    publisher: Publisher,
-    key: SecretString,
-    config: PublisherConfig,
-    metrics: Metrics,
-    shutdown: Shutdown,
-) {
-    let refused = metrics.refused.clone();
-    let limit = config.max_body_bytes;
-    let api = Arc::new(Api { publisher, key, config, metrics });
-    let routes = Router::new()
-        .route("/api/publish", post(publish))
-        .route("/api/broadcast", post(broadcast))
-        .route("/api/batch", post(batch))
-        .layer(DefaultBodyLimit::max(limit))
-        .layer(middleware::from_fn_with_state(Arc::clone(&api), guard))
-        .with_state(api);
-    http::serve(listener, routes, limits, refused, shutdown).await;
+impl Api {
+    /// Serves the API on `listener` until the ending is asked for; calls under way are then answered by tasks of
+    /// `shutdown`.
+    pub(crate) async fn serve(self, listener: TcpListener, limits: http::Limits, shutdown: Shutdown) {
+        let (refused, max_body_bytes) = (self.metrics.refused.clone(), self.config.max_body_bytes);
+        let api = Arc::new(self);
+        let routes = Router::new()
+            .route("/api/publish", post(publish))
+            .route("/api/broadcast", post(broadcast))
+            .route("/api/batch", post(batch))
+            .layer(DefaultBodyLimit::max(max_body_bytes))
+            .layer(middleware::from_fn_with_state(Arc::clone(&api), guard))
+            .with_state(api);
+        http::serve(listener, routes, limits, refused, shutdown).await;
+    }
 }
 
 type Refused = (StatusCode, String);
@@ -143,6 +141,12 @@ async fn guard(State(api): State<Arc<Api>>, request: HttpRequest, next: Next) ->
         api.metrics.calls.count("refused");
         let text = format!("the body is over {limit} bytes; see publisher.max_body_bytes\n");
         return (StatusCode::PAYLOAD_TOO_LARGE, text).into_response();
+    }
+    if !api.open.load(Ordering::Relaxed) {
+        let message = "Redis has not answered since this publisher started. Nothing was published; try again".into();
+        let error = ApiError { code: 100, message };
+        api.count(Some(&error));
+        return Json(Answer::<()>::Error(error)).into_response();
     }
     let begun = Instant::now();
     let response = next.run(request).await;
