@@ -204,3 +204,29 @@ async fn a_position_lives_as_long_as_somebody_is_subscribed() -> Result<()> {
     assert_eq!(&connected["subs"]["orders:#42"]["epoch"], epoch);
     Ok(())
 }
+
+#[tokio::test]
+async fn what_comes_during_a_repair_waits_for_what_is_repaired() -> Result<()> {
+    let redis = Redis::start().await?;
+    let way = Proxy::start(redis.addr()).await?;
+    let bridge = LoneBridge::start(&format!("redis://{}", way.addr()), "").await?;
+    let publisher = publisher(&redis.url())?;
+    let (client, _) = bridge.client("42").await?;
+    way.cut().await;
+    link_is(&bridge, false).await;
+    publish(&publisher, "orders:#42", "1").await?;
+    // Reading where the feed stands now takes longer than a publication needs.
+    way.delay(Duration::from_millis(300));
+    way.restore().await?;
+    let pubsub = redis.ask("KEYS *:position:u:42").await?.replace(":position:", ":feed:");
+    eventually(SOON, "the feed is subscribed again", || async {
+        redis.ask(&format!("PUBSUB NUMSUB {pubsub}")).await.is_ok_and(|answer| answer.ends_with("\n1"))
+    })
+    .await;
+    publish(&publisher, "notifications:#42", "2").await?;
+    for n in [1, 2] {
+        let (channel, publication) = client.next_publication(SOON).await?;
+        assert_eq!(publication["data"], json!(n), "one order over all channels of a user: {channel}");
+    }
+    Ok(())
+}

@@ -125,8 +125,8 @@ pub struct Oracle<'a> {
     /// Clients that are connected.
     pub connected: HashSet<usize>,
     known: HashSet<usize>,
-    /// When connections were lost, in milliseconds.
-    pub losses: Vec<u64>,
+    /// Who lost a connection, and when, in milliseconds.
+    pub losses: Vec<(usize, u64)>,
     /// When clients were connected again, in milliseconds.
     pub returns: Vec<u64>,
     /// What was wrong.
@@ -155,7 +155,7 @@ impl<'a> Oracle<'a> {
         match seen.e.as_str() {
             "connecting" | "disconnected" => {
                 if self.connected.remove(&seen.c) && seen.e == "connecting" {
-                    self.losses.push(seen.t);
+                    self.losses.push((seen.c, seen.t));
                 }
                 self.order.remove(&seen.c);
                 if seen.e == "disconnected" && seen.code != Some(0) {
