@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use fanout_core::{Channel, Data, Publication, Publisher};
+use fred::interfaces::PubsubInterface;
 use griot_tests::bridge::{LoneBridge, SECRET, publisher};
 use griot_tests::client::{Client, closed};
 use griot_tests::eventually::eventually;
@@ -228,5 +229,45 @@ async fn what_comes_during_a_repair_waits_for_what_is_repaired() -> Result<()> {
         let (channel, publication) = client.next_publication(SOON).await?;
         assert_eq!(publication["data"], json!(n), "one order over all channels of a user: {channel}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_can_never_be_delivered_is_a_gap_and_no_loop() -> Result<()> {
+    let redis = Redis::start().await?;
+    let bridge = LoneBridge::start(&redis.url(), "telling_window_seconds = 1").await?;
+    let publisher = publisher(&redis.url())?;
+    let (client, connected) = bridge.client("42").await?;
+    let epoch = connected["subs"]["orders:#42"]["epoch"].as_str().unwrap_or_default().to_owned();
+    let feed = redis.ask("KEYS *:position:u:42").await?.replace(":position:", ":feed:");
+    let foreign = redis.client().await?;
+    for garbage in ["garbage".to_owned(), format!("G1 1 {epoch} 1\n{{\"topic\":\"orders\",\"id\":\"x\"}}\nnot json")] {
+        let _: i64 = foreign.publish(feed.clone(), garbage).await?;
+    }
+    assert_eq!(client.closed(SOON).await?.code, 3010);
+    let dropped = bridge.metric("griot_publications_dropped_total{reason=\"not JSON\"}").await?;
+    assert_eq!(dropped, 1.0, "it is looked at once");
+    let (client, _) = bridge.client("42").await?;
+    publish(&publisher, "orders:#42", "1").await?;
+    assert_eq!(client.next_publication(SOON).await?.1["data"], json!(1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_read_histories_loses_continuity_and_not_the_publications_after() -> Result<()> {
+    let redis = Redis::start().await?;
+    redis.ask("ACL SETUSER app on >secret ~* &* +@all -lrange").await?;
+    let way = Proxy::start(redis.addr()).await?;
+    let bridge = LoneBridge::start(&format!("redis://app:secret@{}", way.addr()), "telling_window_seconds = 1").await?;
+    let publisher = publisher(&redis.url())?;
+    let (client, _) = bridge.client("42").await?;
+    way.cut().await;
+    link_is(&bridge, false).await;
+    publish(&publisher, "orders:#42", "1").await?;
+    way.restore().await?;
+    assert_eq!(client.closed(SOON).await?.code, 3010);
+    let (client, _) = bridge.client("42").await?;
+    publish(&publisher, "orders:#42", "2").await?;
+    assert_eq!(client.next_publication(SOON).await?.1["data"], json!(2));
     Ok(())
 }

@@ -9,6 +9,7 @@ mod wire;
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +61,7 @@ pub struct Link {
 struct Shared {
     table: Mutex<Table>,
     changed: Notify,
+    connected: AtomicBool,
     /// Whose connection it is, while there is one and identities are asked for.
     identity: Mutex<Option<String>>,
     /// Asks for another connection.
@@ -119,6 +121,11 @@ impl Link {
         self.barriers.send(reached).await.is_ok() && wait.await.is_ok()
     }
 
+    /// Whether there is a connection.
+    pub fn is_connected(&self) -> bool {
+        self.shared.connected.load(Ordering::Relaxed)
+    }
+
     /// The identity of the server at the other end, as [`Redis::identity`](crate::Redis::identity) names it; none while
     /// there is no connection.
     pub fn identity(&self) -> Option<String> {
@@ -157,6 +164,7 @@ impl Connector {
             };
             self.pings.clear();
             *self.shared.identity() = None;
+            self.shared.connected.store(false, Ordering::Relaxed);
             self.shared.table().disconnected();
             listen(Event::Down(error.to_string()));
             if !shutdown.pause(backoff(attempt)).await {
@@ -180,6 +188,7 @@ impl Connector {
         };
         *attempt = 0;
         (*self.shared.identity()).clone_from(&wire.identity);
+        self.shared.connected.store(true, Ordering::Relaxed);
         listen(Event::Up);
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -149,6 +149,11 @@ pub enum RedisError {
 }
 
 impl RedisError {
+    /// Whether Redis could not be reached, so that trying again later is all there is to do.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Away(_) | Self::NotSent(_))
+    }
+
     /// Whether the same command can succeed later without anybody changing a setting.
     pub fn is_transient(&self) -> bool {
         !matches!(self, Self::NotPermitted(_))

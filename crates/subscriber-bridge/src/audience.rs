@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use fanout_core::envelope::{Envelope, Epoch};
-use fanout_core::history::{After, Since};
+use fanout_core::history::Since;
 use fanout_core::position::FeedPosition;
 use fanout_core::{Channel, Topic, Topics};
 
 use crate::hub::ConnectionId;
-use crate::repair::Repair;
+use crate::repair::{Found, Repair};
 use crate::room::Room;
 use crate::subscription::Subscription;
 
@@ -70,14 +70,14 @@ impl Audience {
 
     /// Marks the members whose continuity is lost: those of another epoch, and those for whom `found` came too late.
     /// Without a position, which Redis refused to give, that is everybody who had one. Returns how many they are.
-    pub(crate) fn lose(&mut self, position: Option<&FeedPosition>, found: &[(Since, After)], topics: &Topics) -> usize {
+    pub(crate) fn lose(&mut self, position: Option<&FeedPosition>, found: &[Found], topics: &Topics) -> usize {
         let mut lost = 0;
         for (channel, members) in &mut self.channels {
             if !topics.of(channel).is_some_and(Topic::keeps_history) {
                 continue;
             }
             let top = position.map(|position| position.of(channel.topic()));
-            let incomplete = found.iter().any(|(since, after)| since.channel == *channel && after.envelopes.is_none());
+            let incomplete = found.iter().any(|(since, envelopes)| since.channel == *channel && envelopes.is_none());
             for (connection, member) in members.iter_mut() {
                 let Some(known) = member.live() else { continue };
                 let keeps = match (known, top) {
@@ -91,8 +91,7 @@ impl Audience {
                     // Its position may be newer than the one that it is compared with.
                     Some(repair) if repair.fresh.contains(connection) => repair.again = true,
                     _ => {
-                        member.lose();
-                        member.outbox.lose(channel.clone());
+                        member.lose(channel);
                         lost += 1;
                     }
                 }

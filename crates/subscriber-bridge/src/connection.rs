@@ -25,8 +25,11 @@ use crate::outbox::{Outbox, Turn};
 use crate::recovery;
 use crate::session::{Session, Step};
 
-/// How long a subscription may wait for Redis before it is answered as unrecoverable; clients give up after 5 s.
-const JOIN_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a subscription may wait for Redis before it is answered as unrecoverable; clients give up after 5 s. Many that
+/// come back at once wait for each other.
+const JOIN_PATIENCE: Duration = Duration::from_secs(4);
+/// The same while the link to Redis is lost: it may be back in a moment, and is hardly worth more.
+const LOST_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a closing connection waits for what is under way and for the client's own close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// Seconds that an expired connection is given to bring a new token.
@@ -195,7 +198,8 @@ impl Connection {
             join_all(confirmations).await;
             recovery::standings(&self.shared, &channels, join.recoveries(), &mut room).await
         };
-        let standings = timeout(JOIN_PATIENCE, read).await.ok().flatten();
+        let patience = if self.shared.link.is_connected() { JOIN_PATIENCE } else { LOST_PATIENCE };
+        let standings = timeout(patience, read).await.ok().flatten();
         let mut standings = standings.unwrap_or_else(|| channels.iter().map(|_| None).collect());
         recovery::count(&self.shared.metrics, join.recoveries(), &standings);
         let rest = recovery::beyond_the_reply(&channels, &mut standings);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use fanout_core::envelope::{Envelope, Position};
-use fanout_core::history::{After, Since};
+use fanout_core::history::Since;
 use fanout_core::link::Link;
 use fanout_core::names::{Feed, Partitions};
 use fanout_core::position::FeedPosition;
@@ -19,7 +19,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::audience::{Audience, Members};
 use crate::metrics::Metrics;
 use crate::outbox::{Kind, Outbox};
-use crate::repair::Repair;
+use crate::repair::{Found, Repair};
 use crate::room::Room;
 use crate::subscription::{Continues, Held, Subscription, Verdict};
 use crate::{codes, frame, protocol};
@@ -212,7 +212,7 @@ impl Hub {
 
     /// Ends a round of the repair of `feed`: releases what was held and what was `found` in the histories, and marks
     /// those for whom that is not enough. Without a position, which Redis refused to give, that is everybody.
-    pub(crate) fn repaired(&self, feed: &Feed, position: Option<&FeedPosition>, found: &[(Since, After)]) {
+    pub(crate) fn repaired(&self, feed: &Feed, position: Option<&FeedPosition>, found: &[Found]) {
         let mut shard = self.shard(feed);
         let Some(audience) = shard.get_mut(feed) else { return };
         let Some(repair) = &mut audience.repair else { return };
@@ -275,6 +275,12 @@ impl Hub {
         let Some(members) = audience.members(&channel) else { return false };
         let position = Some(envelope.position).filter(|position| position.offset > 0);
         let push = protocol::publication(channel.as_str(), envelope.data.as_bytes(), position, Some(description));
+        if push.is_empty() {
+            // Somebody else wrote to Griot's keys. It can never be delivered, so that it is a gap for good.
+            self.metrics.dropped.count("not JSON");
+            members.values_mut().for_each(|member| member.lose(&channel));
+            return false;
+        }
         let conflates = self.topics.of(&channel).is_some_and(|topic| topic.conflate);
         let key = description.key.as_ref().filter(|_| conflates);
         let conflation = key.map(|key| format!("{channel} {key}").into());

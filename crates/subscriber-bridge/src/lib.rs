@@ -53,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) redis: Redis,
     pub(crate) metrics: Metrics,
     pub(crate) room: Room,
+    pub(crate) link: Link,
     pub(crate) addresses: Counts<IpAddr>,
     pub(crate) users: Counts<UserId>,
 }
@@ -127,7 +128,17 @@ impl Bridge {
         };
         let (addresses, users) = (Counts::default(), Counts::default());
         let rules = Arc::new(rules);
-        let shared = Arc::new(Shared { config, rules, hub, redis: redis.clone(), metrics, room, addresses, users });
+        let shared = Arc::new(Shared {
+            config,
+            rules,
+            hub,
+            redis: redis.clone(),
+            metrics,
+            room,
+            link: link.clone(),
+            addresses,
+            users,
+        });
         shutdown.spawn(admin::serve(self.operators, health.clone(), Arc::new(registry), shutdown.clone()));
         redis.join_deployment(&shutdown).await?;
         let hearing = Arc::clone(&listener);

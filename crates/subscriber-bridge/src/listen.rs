@@ -1,7 +1,6 @@
 //! Listening to the link: publications go to the hub, raw ones by way of their owner.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,7 +28,6 @@ pub(crate) struct Listener {
     raw_budget: Mutex<RawBudget>,
     metrics: Metrics,
     health: Health,
-    connected: AtomicBool,
 }
 
 /// How many raw publications this second may still take.
@@ -63,7 +61,6 @@ impl Listener {
             raw_budget: Mutex::new(RawBudget { per_second, left: per_second, since: Instant::now() }),
             metrics: metrics.clone(),
             health: health.clone(),
-            connected: AtomicBool::new(false),
         })
     }
 
@@ -71,14 +68,8 @@ impl Listener {
     pub(crate) fn hear(&self, event: Event) {
         match event {
             Event::Message { channel, payload } => self.message(&channel, payload),
-            Event::Up => {
-                tracing::info!("the link to Redis is up");
-                self.connected.store(true, Ordering::Relaxed);
-            }
-            Event::Down(why) => {
-                self.connected.store(false, Ordering::Relaxed);
-                self.health.down("link", why);
-            }
+            Event::Up => tracing::info!("the link to Redis is up"),
+            Event::Down(why) => self.health.down("link", why),
             Event::Resumed(channel) => {
                 if let Some(feed) = std::str::from_utf8(&channel).ok().and_then(Partitions::feed) {
                     self.hub.resumed(&feed);
@@ -109,7 +100,7 @@ impl Listener {
     /// Keeps readiness true to whether every subscription is confirmed.
     pub(crate) async fn watch(self: Arc<Self>, link: Link, shutdown: Shutdown) {
         while shutdown.pause(WATCH).await {
-            if self.connected.load(Ordering::Relaxed) && link.is_settled() {
+            if link.is_connected() && link.is_settled() {
                 self.health.up("link");
             }
         }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use bytes::Bytes;
 use fanout_core::Channel;
 use fanout_core::envelope::{Envelope, Epoch};
-use fanout_core::history::{After, Since};
+use fanout_core::history::Since;
 use fanout_core::position::FeedPosition;
 
 use crate::hub::ConnectionId;
@@ -14,6 +14,9 @@ use crate::room::{Room, Taken};
 
 /// Publications held per feed. What comes beyond is read from the history instead.
 const MAX_HELD: usize = 1_024;
+
+/// What was asked of a channel's history, and the envelopes that it gave; none when it has not all of them.
+pub(crate) type Found = (Since, Option<Vec<Bytes>>);
 
 /// See the module.
 #[derive(Debug)]
@@ -55,13 +58,13 @@ impl Repair {
 
     /// Ends this round: what was held and what was read, in the order of their sequence numbers. What belongs to another
     /// epoch than `position` has no place in that order; it asks for another round.
-    pub(crate) fn merge(&mut self, position: &FeedPosition, found: &[(Since, After)]) -> BTreeMap<u64, Bytes> {
+    pub(crate) fn merge(&mut self, position: &FeedPosition, found: &[Found]) -> BTreeMap<u64, Bytes> {
         let mut merged = std::mem::take(&mut self.held);
         let belongs = |payload: &Bytes| Envelope::parse(payload).is_ok_and(|e| e.position.epoch == position.epoch);
         let before = merged.len();
         merged.retain(|_, payload| belongs(payload));
         self.again |= merged.len() < before;
-        for payload in found.iter().filter_map(|(_, after)| after.envelopes.as_ref()).flatten() {
+        for payload in found.iter().filter_map(|(_, envelopes)| envelopes.as_ref()).flatten() {
             if let Ok(envelope) = Envelope::parse(payload) {
                 merged.entry(envelope.sequence).or_insert_with(|| payload.clone());
             }
@@ -72,8 +75,6 @@ impl Repair {
 
 #[cfg(test)]
 mod tests {
-    use fanout_core::envelope::Position;
-
     use super::*;
 
     const EPOCH: &str = "00c0ffee";
@@ -96,8 +97,7 @@ mod tests {
         let position = FeedPosition { epoch, sequence: 7, tops: Vec::new() };
         let since = Since { channel: orders(), conflated: false, epoch: EPOCH.into(), offset: 1 };
         let missed = [(3, 2), (5, 3), (7, 4)].map(|(sequence, offset)| envelope(sequence, EPOCH, "orders", offset));
-        let after = After { top: Position { epoch, offset: 4 }, envelopes: Some(missed.into()) };
-        let merged = repair.merge(&position, &[(since, after)]);
+        let merged = repair.merge(&position, &[(since, Some(missed.into()))]);
         assert_eq!(merged.keys().copied().collect::<Vec<_>>(), [3, 5, 6, 7]);
         assert!(repair.again, "the publication of another epoch is looked at again");
     }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanout_core::history::{self, After, Since};
+use fanout_core::history::{self, Since};
 use fanout_core::link::Link;
 use fanout_core::names::Feed;
+use fanout_core::position::FeedPosition;
 use fanout_core::{Redis, RedisError, Shutdown, position};
 
 use crate::hub::{Hub, SHARDS};
 use crate::metrics::Metrics;
+use crate::repair::Found;
 
 /// Feeds in one round: about half a millisecond of the primary for their positions.
 const BATCH: usize = 256;
@@ -52,8 +54,10 @@ impl Repairer {
         }
     }
 
+    /// Goes through `feeds` once. An error means that Redis or the link is away; whatever else Redis refuses costs those
+    /// their continuity whom it concerns.
     async fn round(&self, feeds: &[Feed]) -> Result<(), RedisError> {
-        let positions = position::read(&self.redis, feeds).await?;
+        let positions = self.positions(feeds).await?;
         // What was published before the read is with the hub once the barrier is passed: only what is then still missing
         // was missed.
         if !self.link.barrier().await {
@@ -62,21 +66,37 @@ impl Repairer {
         let missing: Vec<Vec<Since>> = feeds
             .iter()
             .zip(&positions)
-            .map(|(feed, position)| {
-                position.as_ref().map(|position| self.hub.missing(feed, position)).unwrap_or_default()
-            })
+            .map(|(feed, position)| position.as_ref().map(|at| self.hub.missing(feed, at)).unwrap_or_default())
             .collect();
-        let asked: Vec<Since> = missing.iter().flatten().cloned().collect();
-        let mut found = history::read(&self.redis, &asked, self.max_bytes).await?.into_iter();
-        self.metrics.history_reads.count_many("repair", asked.len());
+        let mut found = self.histories(missing.iter().flatten().cloned().collect()).await?.into_iter();
         for ((feed, position), missing) in feeds.iter().zip(&positions).zip(missing) {
-            let found: Vec<(Since, After)> = missing.into_iter().zip(found.by_ref()).collect();
-            if let Err(error) = position {
-                tracing::warn!(%feed, %error, "Redis gives no position: continuity is lost");
-            }
-            self.hub.repaired(feed, position.as_ref().ok(), &found);
+            let found: Vec<Found> = found.by_ref().take(missing.len()).collect();
+            self.hub.repaired(feed, position.as_ref(), &found);
         }
         Ok(())
+    }
+
+    async fn positions(&self, feeds: &[Feed]) -> Result<Vec<Option<FeedPosition>>, RedisError> {
+        let read = match position::read(&self.redis, feeds).await {
+            Err(error) if !error.is_away() => feeds.iter().map(|_| Err(error.clone())).collect(),
+            read => read?,
+        };
+        let or_none = |(feed, position): (&Feed, Result<FeedPosition, RedisError>)| {
+            position.inspect_err(|error| tracing::warn!(%feed, %error, "no position: continuity is lost")).ok()
+        };
+        Ok(feeds.iter().zip(read).map(or_none).collect())
+    }
+
+    async fn histories(&self, asked: Vec<Since>) -> Result<Vec<Found>, RedisError> {
+        self.metrics.history_reads.count_many("repair", asked.len());
+        match history::read(&self.redis, &asked, self.max_bytes).await {
+            Ok(found) => Ok(asked.into_iter().zip(found.into_iter().map(|after| after.envelopes)).collect()),
+            Err(error) if error.is_away() => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, channels = asked.len(), "no histories: continuity is lost");
+                Ok(asked.into_iter().map(|since| (since, None)).collect())
+            }
+        }
     }
 }
 

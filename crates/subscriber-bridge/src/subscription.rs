@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fanout_core::Channel;
 use fanout_core::envelope::Position;
 
 use crate::outbox::{Kind, Outbox};
@@ -124,9 +125,13 @@ impl Subscription {
         }
     }
 
-    /// From now on nothing with a position is delivered until the subscriber is told.
-    pub(crate) fn lose(&mut self) {
-        self.phase = Phase::Lost;
+    /// From now on nothing with a position is delivered on `channel` until the subscriber is told. It is not for one whose
+    /// position is being read.
+    pub(crate) fn lose(&mut self, channel: &Channel) {
+        if matches!(self.phase, Phase::Live(_)) {
+            self.phase = Phase::Lost;
+            self.outbox.lose(channel.clone());
+        }
     }
 
     /// Whether the subscriber is to be told that continuity is lost.
