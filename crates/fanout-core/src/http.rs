@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,7 +40,7 @@ const MAX_BUFFER_BYTES: usize = 64 * 1024;
 /// that holds unread bytes resets it, and the answer would be lost on its way.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 256 * 1024;
-/// Peers that are told at the same time that the listener is full; others are only closed.
+/// Peers that are told at the same time why they are refused.
 const TOLD: usize = 64;
 
 /// What a listener grants to its peers.
@@ -63,38 +64,62 @@ impl Limits {
 /// `shutdown` waits for; connections without one are closed. `refused` counts, by reason, whom it cut off.
 pub async fn serve(listener: TcpListener, routes: Router, limits: Limits, refused: ByReason, shutdown: Shutdown) {
     let free = Arc::new(Semaphore::new(limits.connections.min(MAX_CONNECTIONS)));
-    let told = Arc::new(Semaphore::new(TOLD));
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = shutdown.requested() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of file descriptors, most likely: spinning would only make it worse.
-                refused.count("accept failed");
-                tracing::warn!(%error, "cannot accept a connection; is the limit of open files reached?");
-                shutdown.pause(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
+    let partings = Partings::default();
+    while let Some((stream, _)) = accept(&listener, &refused, &shutdown).await {
         if let Ok(permit) = Arc::clone(&free).try_acquire_owned() {
             let visit = Visit { routes: routes.clone(), limits, refused: refused.clone(), shutdown: shutdown.clone() };
             shutdown.spawn(visit.run(stream, permit));
         } else {
             refused.count("full");
-            if let Ok(permit) = Arc::clone(&told).try_acquire_owned() {
-                let full = format!(
-                    "all {} connections of this listener are open: reuse connections, or try again\n",
-                    limits.connections
-                );
-                shutdown.spawn(async move {
-                    part(stream, StatusCode::SERVICE_UNAVAILABLE, &full).await;
-                    drop(permit);
-                });
+            let connections = limits.connections;
+            let full =
+                format!("all {connections} connections of this listener are open: reuse connections, or try again\n");
+            partings.part(stream, StatusCode::SERVICE_UNAVAILABLE, full, &shutdown);
+        }
+    }
+}
+
+/// The next connection and its peer; `None` once the ending was asked for. Failures are counted and waited out.
+pub async fn accept(
+    listener: &TcpListener,
+    refused: &ByReason,
+    shutdown: &Shutdown,
+) -> Option<(TcpStream, SocketAddr)> {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.requested() => return None,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok(accepted) => return Some(accepted),
+            Err(error) => {
+                // Out of file descriptors, most likely: spinning would only make it worse.
+                refused.count("accept failed");
+                tracing::warn!(%error, "cannot accept a connection; is the limit of open files reached?");
+                shutdown.pause(Duration::from_millis(50)).await;
             }
+        }
+    }
+}
+
+/// Those who are told, all at the same time, why they are refused. They are few; others are only closed.
+pub struct Partings(Arc<Semaphore>);
+
+impl Default for Partings {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(TOLD)))
+    }
+}
+
+impl Partings {
+    /// Answers `status` and `text` without having a request, and closes; by a task that `shutdown` waits for.
+    pub fn part(&self, stream: TcpStream, status: StatusCode, text: String, shutdown: &Shutdown) {
+        if let Ok(permit) = Arc::clone(&self.0).try_acquire_owned() {
+            shutdown.spawn(async move {
+                part(stream, status, &text).await;
+                drop(permit);
+            });
         }
     }
 }

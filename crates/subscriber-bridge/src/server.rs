@@ -5,9 +5,9 @@ use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use fanout_core::{Shutdown, http};
+use fanout_core::Shutdown;
+use fanout_core::http::{self, Partings};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
@@ -28,32 +28,14 @@ use crate::{Shared, admission};
 /// Where bidirectional WebSockets begin.
 const WEBSOCKET: &str = "/connection/websocket";
 
-/// Sockets that are told at the same time why they are refused; others are only closed.
-const TOLD: usize = 64;
-
 type Answer = Response<Full<Bytes>>;
 
 /// Accepts connections on `listener` until the ending is asked for.
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, shutdown: Shutdown) {
     let ids = AtomicU64::new(1);
     let seats = Arc::new(Semaphore::new(shared.config.max_connections.min(Semaphore::MAX_PERMITS)));
-    let told = Arc::new(Semaphore::new(TOLD));
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = shutdown.requested() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of file descriptors, most likely: spinning would only make it worse.
-                shared.metrics.refused.count("accept failed");
-                tracing::warn!(%error, "cannot accept a connection; is the limit of open files reached?");
-                shutdown.pause(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
+    let partings = Partings::default();
+    while let Some((stream, peer)) = http::accept(&listener, &shared.metrics.refused, &shutdown).await {
         match admit(&shared, &seats, peer.ip()) {
             Ok((seat, address)) => {
                 let id = ConnectionId(ids.fetch_add(1, Ordering::Relaxed));
@@ -64,12 +46,7 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, shutdown: 
             }
             Err((status, reason)) => {
                 shared.metrics.refused.count(reason);
-                if let Ok(permit) = Arc::clone(&told).try_acquire_owned() {
-                    shutdown.spawn(async move {
-                        http::part(stream, status, &format!("{reason}\n")).await;
-                        drop(permit);
-                    });
-                }
+                partings.part(stream, status, format!("{reason}\n"), &shutdown);
             }
         }
     }
