@@ -271,3 +271,33 @@ async fn a_user_who_may_not_read_histories_loses_continuity_and_not_the_publicat
     assert_eq!(client.next_publication(SOON).await?.1["data"], json!(2));
     Ok(())
 }
+
+#[tokio::test]
+async fn a_primary_that_stepped_down_is_left_although_its_connections_stay() -> Result<()> {
+    let primary = Redis::start().await?;
+    let replica = Redis::replica_of(&primary).await?;
+    let way = Proxy::start(primary.addr()).await?;
+    let bridge = LoneBridge::start(&format!("redis://{}", way.addr()), "telling_window_seconds = 1").await?;
+    let (client, _) = bridge.client("42").await?;
+    replica.ask("REPLICAOF NO ONE").await?;
+    way.retarget(replica.addr());
+    primary.ask(&format!("REPLICAOF 127.0.0.1 {}", replica.port())).await?;
+    assert_eq!(client.closed(SOON).await?.code, 3010, "another server is another epoch");
+    link_is(&bridge, true).await;
+    let (client, _) = bridge.client("42").await?;
+    publish(&publisher(&replica.url())?, "orders:#42", "1").await?;
+    assert_eq!(client.next_publication(SOON).await?.1["data"], json!(1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_became_another_one_without_losing_a_connection_is_told() -> Result<()> {
+    let redis = Redis::start().await?;
+    let bridge = LoneBridge::start(&redis.url(), "telling_window_seconds = 1").await?;
+    let (client, _) = bridge.client("42").await?;
+    // As after a promotion and back; whatever was published on the other side is unknown here.
+    redis.ask("REPLICAOF 127.0.0.1 1").await?;
+    redis.ask("REPLICAOF NO ONE").await?;
+    assert_eq!(client.closed(SOON).await?.code, 3010);
+    Ok(())
+}

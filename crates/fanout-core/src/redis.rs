@@ -1,7 +1,7 @@
 //! The connection for commands: fred, with everything set that its defaults leave unsafe.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fred::clients::Client;
 use fred::error::{Error, ErrorKind};
@@ -22,11 +22,14 @@ const UNLINK_BATCH: usize = 256;
 
 /// How often a worker looks whether Redis is there.
 const WATCH: Duration = Duration::from_millis(250);
+/// How long a connection to a replica is kept at least: another one may lead to the same.
+const REPLACE: Duration = Duration::from_secs(2);
+const REPLICA: &str = "this server is a replica: redis.url must lead to the primary";
 
 /// The identity in the answer to `INFO replication`, when a primary gave it; else why it is of no use.
 pub(crate) fn primary_identity(info: &str) -> Result<String, &'static str> {
     if info.lines().any(|line| line.trim_end() == "role:slave") {
-        return Err("this server is a replica: redis.url must lead to the primary");
+        return Err(REPLICA);
     }
     let id = info.lines().find_map(|line| line.strip_prefix("master_replid:"));
     id.map(|id| id.trim_end().to_owned()).ok_or("INFO replication names no master_replid")
@@ -316,13 +319,23 @@ impl Redis {
         Ok(self.client.ping::<()>(None).await?)
     }
 
-    /// Keeps `health` true to whether Redis answers, until the ending is asked for.
+    /// Keeps `health` true to whether Redis answers, until the ending is asked for. A server that stepped down keeps its
+    /// connections: it is left for whatever server the address leads to now.
     pub async fn watch(self, health: Health, shutdown: Shutdown) {
+        let mut left: Option<Instant> = None;
         while shutdown.pause(WATCH).await {
             let answer = if self.config.fence { self.identity().await.map(drop) } else { self.ping().await };
-            match answer {
-                Ok(()) => health.up("redis"),
-                Err(error) => health.down("redis", error.to_string()),
+            let Err(error) = answer else {
+                health.up("redis");
+                continue;
+            };
+            let stepped_down = matches!(&error, RedisError::Away(text) if text == REPLICA);
+            health.down("redis", error.to_string());
+            if stepped_down && left.is_none_or(|left| left.elapsed() > REPLACE) {
+                left = Some(Instant::now());
+                if let Err(error) = self.client.force_reconnection().await {
+                    tracing::warn!(error = error.details(), "connecting anew");
+                }
             }
         }
     }
