@@ -104,17 +104,10 @@ impl Hub {
         let members = audience.of(channel);
         let Some(subscription) = members.get_mut(&connection) else { return };
         let (held, mut missed) = subscription.activate(position);
-        let mut lost = false;
         for held in &held {
-            match self.offer(subscription, held, Continues::Next) {
-                Verdict::Gap => missed = true,
-                Verdict::Lost => lost = true,
-                Verdict::Deliver | Verdict::Held | Verdict::Repeated => {}
-            }
+            missed |= self.offer(subscription, held, Continues::Next) == Verdict::Gap;
         }
-        if lost {
-            self.tell(channel, members, connection);
-        } else if missed && position.is_some() {
+        if missed && position.is_some() {
             self.begin_repair(&feed, audience);
         }
         self.tidy(&mut shard, &feed);

@@ -44,7 +44,8 @@ pub(crate) enum Verdict {
     Held,
     /// The subscriber has it already.
     Repeated,
-    /// Something before it is missing, which may still be in the history.
+    /// It does not continue what the subscriber has: something before it is missing, which may still be in the history, or
+    /// it is of another epoch, and a look at the position tells whose is the present one.
     Gap,
     /// Continuity is lost; the subscriber is to be told before it gets anything more of this channel.
     Lost,
@@ -142,7 +143,7 @@ impl Subscription {
 
 fn follows(known: Position, new: Position, continues: Continues) -> Verdict {
     if known.epoch != new.epoch {
-        Verdict::Lost
+        Verdict::Gap
     } else if new.offset <= known.offset {
         Verdict::Repeated
     } else if new.offset > known.offset + 1 && continues == Continues::Next {
@@ -166,7 +167,7 @@ mod tests {
         assert_eq!(next(at("a", 4), at("a", 5)), Verdict::Deliver);
         assert_eq!(next(at("a", 4), at("a", 4)), Verdict::Repeated);
         assert_eq!(next(at("a", 4), at("a", 6)), Verdict::Gap);
-        assert_eq!(next(at("a", 4), at("b", 5)), Verdict::Lost);
+        assert_eq!(next(at("a", 4), at("b", 5)), Verdict::Gap);
     }
 
     #[test]
@@ -174,6 +175,6 @@ mod tests {
         let later = |known, new| follows(known, new, Continues::Later);
         assert_eq!(later(at("a", 4), at("a", 9)), Verdict::Deliver);
         assert_eq!(later(at("a", 4), at("a", 4)), Verdict::Repeated);
-        assert_eq!(later(at("a", 4), at("b", 9)), Verdict::Lost);
+        assert_eq!(later(at("a", 4), at("b", 9)), Verdict::Gap);
     }
 }
