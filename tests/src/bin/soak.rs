@@ -103,7 +103,7 @@ async fn run(kind: &str, size: Size) -> Result<Outcome> {
 fn size(kind: &str, random: &mut fastrand::Rng, plant: Option<Fault>) -> Size {
     let clients = match kind {
         KILLED => random.usize(200..=1_000),
-        CUT | STALLED => random.usize(5..=40),
+        CUT | STALLED => random.usize(5..=300),
         _ => random.usize(20..=120),
     };
     // At least one publication for each channel, and no more than a history keeps.
