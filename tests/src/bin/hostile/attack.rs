@@ -16,6 +16,8 @@ use tokio_util::task::TaskTracker;
 
 /// Connections that never speak.
 const SILENT: usize = 5_000;
+/// WebSockets that never send a command.
+const MUTE: usize = 1_000;
 /// Connections that send their handshake a byte at a time.
 const LORIS: usize = 100;
 
@@ -27,6 +29,10 @@ pub(crate) async fn run(socket: &str) -> Result<()> {
     for _ in 0..SILENT {
         silent.push(TcpStream::connect(&addr).await?);
     }
+    let mut mute = Vec::with_capacity(MUTE);
+    for _ in 0..MUTE {
+        mute.push(open(socket, &[]).await?);
+    }
     for _ in 0..LORIS {
         tasks.spawn(loris(addr.clone()));
     }
@@ -36,7 +42,7 @@ pub(crate) async fn run(socket: &str) -> Result<()> {
     println!("attacking");
     let (mut input, mut nothing) = (tokio::io::stdin(), Vec::new());
     input.read_to_end(&mut nothing).await?;
-    drop(silent);
+    drop((silent, mute));
     Ok(())
 }
 
