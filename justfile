@@ -23,6 +23,11 @@ hostile *ARGS:
     cargo build --release --bin subscriber-bridge --bin hostile
     target/release/hostile "$@"
 
+# What the removal of a pattern costs others: the worker's sweep beside KEYS + DEL, 100,000 among a million keys.
+sweep *ARGS:
+    cargo build --release --bin publisher --bin subscriber-bridge --bin invalidation-worker --bin sweep
+    target/release/sweep "$@"
+
 # Everything that CI runs.
 test: lint build official-clients
     cargo test --workspace --doc

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use fanout_core::config::LogConfig;
 use fanout_core::{RedisConfig, Topic};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+
+use crate::pace::Limits;
 
 /// The configuration file as the worker reads it. Sections of other workers are permitted and not read.
 #[derive(Debug, Deserialize)]
@@ -58,8 +61,12 @@ pub struct WorkerConfig {
     pub rules: Option<PathBuf>,
     /// Most entries that are applied at once.
     pub page_entries: u32,
-    /// Keys that one step of a sweep looks at. More is faster, and holds Redis longer: about 2 µs each.
+    /// Most keys that one step of a sweep looks at. Steps adapt to `sweep_stall_us`; this is where they end.
     pub sweep_count: u32,
+    /// Microseconds for which one command of a sweep may hold Redis.
+    pub sweep_stall_us: u64,
+    /// Percent of the time in which a sweep may have a command under way, 1 to 100; the rest is left to others.
+    pub sweep_duty_percent: u8,
     /// Seconds for what is under way to end at shutdown.
     pub grace_seconds: u64,
 }
@@ -71,8 +78,21 @@ impl Default for WorkerConfig {
             region: "local".into(),
             rules: None,
             page_entries: 1_000,
-            sweep_count: 500,
+            sweep_count: 2_000,
+            sweep_stall_us: 150,
+            sweep_duty_percent: 15,
             grace_seconds: 10,
+        }
+    }
+}
+
+impl WorkerConfig {
+    /// What a sweep may take.
+    pub(crate) fn sweep_limits(&self) -> Limits {
+        Limits {
+            stall: Duration::from_micros(self.sweep_stall_us),
+            duty: f64::from(self.sweep_duty_percent) / 100.0,
+            most: self.sweep_count.max(1),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod config;
 mod metrics;
+mod pace;
 pub mod plan;
 mod sweep;
 mod sweeper;
@@ -78,8 +79,13 @@ impl Region {
         let rules = self.checked.rules;
         fanout_core::ready("applying the change log");
         let sweeper = Sweeper::default();
-        let sweeping =
-            sweeper.clone().run(redis.clone(), config.sweep_count, health.clone(), metrics.clone(), shutdown.clone());
+        let sweeping = sweeper.clone().run(
+            redis.clone(),
+            config.sweep_limits(),
+            health.clone(),
+            metrics.clone(),
+            shutdown.clone(),
+        );
         shutdown.spawn(sweeping);
         Worker { reader, rules, redis, publisher, config, health, metrics, shutdown, sweeper, mark: None }.run().await;
         Ok(())

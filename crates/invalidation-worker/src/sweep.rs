@@ -1,24 +1,38 @@
 //! Sweeps: every key that matches a pattern, by SCAN and UNLINK, never KEYS.
 
+use std::time::{Duration, Instant};
+
 use fanout_core::{Redis, RedisError};
+
+use crate::pace::{Limits, Pace};
 
 /// What begins a name of Griot's own: positions and histories must survive a pattern such as `g*`.
 const OWN: &str = "griot:";
 
-/// Removes every key that matches `pattern` and was there when the pass began; returns how many. Each step looks at
-/// about `count` keys, so that other clients get their turn between steps.
+/// The timer knows no shorter pause: shorter ones add up to it.
+const GRAIN: Duration = Duration::from_millis(1);
+
+/// Removes every key that matches `pattern` and was there when the pass began; returns how many. Each step looks at as
+/// many keys as the stall budget allows and is followed by a pause, so that other clients get their turn.
 ///
 /// # Errors
 /// As any command, and when another server process answers at the end than at the beginning: a cursor means nothing to
 /// it. A pass that failed counts for nothing.
-pub(crate) async fn sweep(redis: &Redis, pattern: &str, count: u32) -> Result<u64, RedisError> {
+pub(crate) async fn sweep(redis: &Redis, pattern: &str, limits: Limits) -> Result<u64, RedisError> {
     let server = redis.identity().await?;
+    let mut pace = Pace::new(limits);
     let mut cursor = "0".to_owned();
     let mut removed = 0;
+    let mut owed = Duration::ZERO;
     loop {
-        let (next, mut keys) = redis.scan(&cursor, pattern, count).await?;
+        let begun = Instant::now();
+        let (next, mut keys) = redis.scan(&cursor, pattern, pace.count()).await?;
+        let scanned = begun.elapsed();
         keys.retain(|key| !key.starts_with(OWN));
-        removed += redis.unlink(&keys).await?;
+        if !keys.is_empty() {
+            removed += redis.unlink(&keys).await?;
+        }
+        owed += pace.step(scanned, begun.elapsed() - scanned);
         if next == "0" && redis.identity().await? != server {
             return Err(RedisError::Away(format!("the server changed during the sweep of {pattern:?}")));
         }
@@ -26,5 +40,8 @@ pub(crate) async fn sweep(redis: &Redis, pattern: &str, count: u32) -> Result<u6
             return Ok(removed);
         }
         cursor = next;
+        if owed >= GRAIN {
+            tokio::time::sleep(std::mem::take(&mut owed)).await;
+        }
     }
 }

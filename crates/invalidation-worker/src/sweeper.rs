@@ -13,6 +13,7 @@ use fanout_core::{Redis, Shutdown};
 use tokio::sync::Notify;
 
 use crate::metrics::Metrics;
+use crate::pace::Limits;
 use crate::sweep::sweep;
 
 /// Patterns that may wait for their pass; with more, the worker waits.
@@ -94,7 +95,7 @@ impl Sweeper {
     }
 
     /// Sweeps until the ending is asked for.
-    pub(crate) async fn run(self, redis: Redis, count: u32, health: Health, metrics: Metrics, shutdown: Shutdown) {
+    pub(crate) async fn run(self, redis: Redis, limits: Limits, health: Health, metrics: Metrics, shutdown: Shutdown) {
         while !shutdown.is_requested() {
             let Some((pattern, since)) = self.book().begin() else {
                 tokio::select! {
@@ -102,7 +103,7 @@ impl Sweeper {
                     () = self.0.asked.notified() => continue,
                 }
             };
-            while let Err(error) = self.pass(&redis, &pattern, count, &metrics).await {
+            while let Err(error) = self.pass(&redis, &pattern, limits, &metrics).await {
                 metrics.errors.count("redis");
                 health.down("redis", error.to_string());
                 if !shutdown.pause(RETRY).await {
@@ -119,11 +120,11 @@ impl Sweeper {
         &self,
         redis: &Redis,
         pattern: &str,
-        count: u32,
+        limits: Limits,
         metrics: &Metrics,
     ) -> Result<(), fanout_core::RedisError> {
         let begun = Instant::now();
-        let removed = sweep(redis, pattern, count).await?;
+        let removed = sweep(redis, pattern, limits).await?;
         metrics.swept.inc_by(removed);
         metrics.sweep.observe(begun.elapsed());
         tracing::debug!(pattern, removed, seconds = begun.elapsed().as_secs_f64(), "swept");
