@@ -60,6 +60,9 @@ pub struct WorkerConfig {
     pub page_entries: u32,
     /// Keys that one step of a sweep looks at. More is faster, and holds Redis longer: about 2 µs each.
     pub sweep_count: u32,
+    /// Milliseconds that this worker may lead the region without renewing, which it does three times in that time.
+    /// Another worker of the region takes over at most this long after this one was killed or froze.
+    pub lease_ms: u64,
     /// Seconds for what is under way to end at shutdown.
     pub grace_seconds: u64,
 }
@@ -72,6 +75,7 @@ impl Default for WorkerConfig {
             rules: None,
             page_entries: 1_000,
             sweep_count: 500,
+            lease_ms: 1_500,
             grace_seconds: 10,
         }
     }
