@@ -3,6 +3,7 @@
 mod append;
 mod capture;
 mod installing;
+mod leading;
 mod reading;
 mod roles;
 
@@ -21,7 +22,7 @@ async fn execute(pool: &PgPool, sql: &str) {
 
 /// A reader that starts now.
 async fn reader(pool: &PgPool) -> Reader {
-    let mut reader = Reader::new(pool.clone(), "here").expect("a region");
+    let mut reader = Reader::new(pool.clone(), "here", 0).expect("a region");
     assert!(take(&mut reader).await.is_empty(), "a new region starts at the present");
     reader
 }

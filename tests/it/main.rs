@@ -11,6 +11,7 @@ mod full_redis;
 mod hostile;
 mod intake;
 mod invalidation;
+mod leader;
 mod listeners;
 mod readme;
 mod recovery;

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use sqlx::PgPool;
+use sqlx::postgres::PgRow;
+use sqlx::{PgPool, Row};
 
 use crate::error::Error;
 use crate::limits::REGION_BYTES;
@@ -20,6 +21,21 @@ pub struct RegionStatus {
     pub pending: u64,
     /// The age of the oldest of them.
     pub oldest_pending: Option<Duration>,
+    /// Who leads the region, or led it last.
+    pub leader: Option<Leader>,
+}
+
+/// The row of a region's leader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leader {
+    /// The worker: host, process id and a random part.
+    pub holder: String,
+    /// The number of the takeover.
+    pub term: i64,
+    /// Until when nobody else takes over, by PostgreSQL's clock.
+    pub until: SystemTime,
+    /// How long that still is, by the same clock; `None` when it has run out, and nobody leads.
+    pub remaining: Option<Duration>,
 }
 
 /// Every region's cursor, by name.
@@ -27,14 +43,17 @@ pub struct RegionStatus {
 /// # Errors
 /// [`Error::Database`] when PostgreSQL is away or the role may not read.
 pub async fn status(pool: &PgPool) -> Result<Vec<RegionStatus>, Error> {
-    type Line = (String, i64, i64, i64, Option<i64>);
-    let lines: Vec<Line> = sqlx::query_as(
+    let rows = sqlx::query(
         "select c.region,
-                (extract(epoch from c.saved_at) * 1000000)::bigint,
-                (extract(epoch from clock_timestamp() - c.saved_at) * 1000000)::bigint,
+                (extract(epoch from c.saved_at) * 1000000)::bigint as saved_at,
+                (extract(epoch from clock_timestamp() - c.saved_at) * 1000000)::bigint as saved_ago,
                 p.pending,
-                (extract(epoch from clock_timestamp() - p.oldest) * 1000000)::bigint
+                (extract(epoch from clock_timestamp() - p.oldest) * 1000000)::bigint as oldest,
+                led.holder, led.term,
+                (extract(epoch from led.until) * 1000000)::bigint as until,
+                (extract(epoch from led.until - clock_timestamp()) * 1000000)::bigint as remaining
          from griot.cursor c
+         left join griot.leader led on led.region = c.region
          cross join lateral (
              select count(*) as pending, min(l.at) as oldest
              from griot.log l
@@ -44,17 +63,31 @@ pub async fn status(pool: &PgPool) -> Result<Vec<RegionStatus>, Error> {
     )
     .fetch_all(pool)
     .await?;
+    Ok(rows.iter().map(decode).collect::<Result<_, sqlx::Error>>()?)
+}
+
+fn decode(row: &PgRow) -> Result<RegionStatus, sqlx::Error> {
     let micros = |value: i64| Duration::from_micros(value.max(0).unsigned_abs());
-    Ok(lines
-        .into_iter()
-        .map(|(region, saved_at, saved_ago, pending, oldest)| RegionStatus {
-            region,
-            saved_at: SystemTime::UNIX_EPOCH + micros(saved_at),
-            saved_ago: micros(saved_ago),
-            pending: pending.max(0).unsigned_abs(),
-            oldest_pending: oldest.map(micros),
-        })
-        .collect())
+    let leader = match row.try_get("holder")? {
+        None => None,
+        Some(holder) => {
+            let remaining = micros(row.try_get("remaining")?);
+            Some(Leader {
+                holder,
+                term: row.try_get("term")?,
+                until: SystemTime::UNIX_EPOCH + micros(row.try_get("until")?),
+                remaining: (!remaining.is_zero()).then_some(remaining),
+            })
+        }
+    };
+    Ok(RegionStatus {
+        region: row.try_get("region")?,
+        saved_at: SystemTime::UNIX_EPOCH + micros(row.try_get("saved_at")?),
+        saved_ago: micros(row.try_get("saved_ago")?),
+        pending: row.try_get::<i64, _>("pending")?.max(0).unsigned_abs(),
+        oldest_pending: row.try_get::<Option<i64>, _>("oldest")?.map(micros),
+        leader,
+    })
 }
 
 /// Whether `region` can name one; the table checks the same.

@@ -38,6 +38,14 @@ pub enum Error {
         /// Whose cursor.
         region: String,
     },
+    /// Another worker leads the region now: what this one applied is applied again, by it, under the same public ids.
+    #[error("another worker leads region {region}; term {term} is over")]
+    Superseded {
+        /// Whose cursor.
+        region: String,
+        /// The term that is over.
+        term: i64,
+    },
     /// A region's name is not one.
     #[error("region {0:?}: a name is 1 to 64 characters of A-Z a-z 0-9 _ -")]
     Region(String),
@@ -55,7 +63,7 @@ impl Error {
         match self {
             Self::Database(error) => database_is_transient(error),
             Self::Migrate(sqlx::migrate::MigrateError::Execute(error)) => database_is_transient(error),
-            Self::Timeout { .. } | Self::Standby => true,
+            Self::Timeout { .. } | Self::Standby | Self::Superseded { .. } => true,
             Self::NotMigrated(_)
             | Self::Migrate(_)
             | Self::Address(_)
@@ -74,6 +82,7 @@ impl Error {
             Self::NotMigrated(_) | Self::Migrate(_) => "schema",
             Self::Timeout { .. } => "timeout",
             Self::Standby => "standby",
+            Self::Superseded { .. } => "superseded",
             Self::CursorAhead { .. } => "cursor_ahead",
             Self::Address(_) | Self::Region(_) | Self::Json(_) | Self::Rules(_) => "configuration",
         }

@@ -11,15 +11,19 @@ mod digest;
 pub mod entry;
 mod error;
 pub mod install;
+pub mod lead;
 mod limits;
 mod pool;
 mod reader;
 pub mod rules;
+mod tenure;
 
 pub use entry::{Body, Entry, RowChange};
 pub use error::{Error, Problem};
+pub use lead::{Candidate, Standing};
 pub use pool::{migrate, pool};
 pub use reader::{Mark, Page, Pass, Reader};
 pub use rules::{Effects, Rules};
 /// The pool type that this crate's functions take, so that callers need no dependency on sqlx.
 pub use sqlx::PgPool;
+pub use tenure::Tenure;

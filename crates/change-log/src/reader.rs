@@ -26,6 +26,8 @@ const CALL: Duration = Duration::from_secs(10);
 pub struct Reader {
     pool: PgPool,
     region: String,
+    /// Under which the cursor is saved.
+    term: i64,
     /// `None` until the first poll and after any error: the saved cursor is then read again. What was in memory is
     /// not trusted across connections, because a server that crashed gives out again the transaction ids that it
     /// had not yet made durable.
@@ -109,11 +111,14 @@ impl Reader {
     /// A reader for `region`. Does no I/O: the cursor is read, and for a new region created, by the first poll.
     /// A new region starts at the present.
     ///
+    /// `term` is that of the region's leader ([`Tenure::term`](crate::Tenure::term)), 0 where nobody ever led: only
+    /// under the present one is the cursor saved.
+    ///
     /// # Errors
     /// [`Error::Region`] when the name is not valid.
-    pub fn new(pool: PgPool, region: &str) -> Result<Self, Error> {
+    pub fn new(pool: PgPool, region: &str, term: i64) -> Result<Self, Error> {
         check_region(region)?;
-        Ok(Self { pool, region: region.to_owned(), session: None, sessions: 0 })
+        Ok(Self { pool, region: region.to_owned(), term, session: None, sessions: 0 })
     }
 
     /// The next at most `limit` entries. Until they are confirmed, another poll returns them again.
@@ -158,18 +163,23 @@ impl Reader {
     /// Makes `mark` durable: one small write. A mark from before an error is ignored: its entries come again.
     ///
     /// # Errors
-    /// As [`Reader::poll`].
+    /// As [`Reader::poll`], and [`Error::Superseded`] when another worker leads the region.
     pub async fn save(&mut self, mark: Mark) -> Result<(), Error> {
         let Some(mut session) = self.session.take_if(|_| mark.session == self.sessions) else {
             return Ok(());
         };
         let save = sqlx::query(
-            "insert into griot.cursor (region, snapshot) values ($1, $2::pg_snapshot)
-             on conflict (region) do update set snapshot = excluded.snapshot, saved_at = clock_timestamp()",
+            "insert into griot.cursor as c (region, snapshot, term) values ($1, $2::pg_snapshot, $3)
+             on conflict (region) do update set snapshot = excluded.snapshot, saved_at = clock_timestamp()
+             where c.term = excluded.term",
         )
         .bind(&self.region)
-        .bind(mark.snapshot.clone());
-        session.call("save the cursor", async |c| save.execute(c).await).await?;
+        .bind(mark.snapshot.clone())
+        .bind(self.term);
+        let saved = session.call("save the cursor", async |c| save.execute(c).await).await?;
+        if saved.rows_affected() == 0 {
+            return Err(Error::Superseded { region: self.region.clone(), term: self.term });
+        }
         session.saved = mark.snapshot;
         self.session = Some(session);
         Ok(())
@@ -185,14 +195,14 @@ impl Reader {
             .await
             .map_err(|_| Error::Timeout { what: "connect", after: CALL })??;
         let mut session = Session { connection, saved: String::new(), applied: String::new(), frozen: None };
-        session.load(&self.region).await?;
+        session.load(&self.region, self.term).await?;
         Ok((self.sessions, session))
     }
 }
 
 impl Session {
     /// Reads the saved cursor, or starts at the present.
-    async fn load(&mut self, region: &str) -> Result<(), Error> {
+    async fn load(&mut self, region: &str, term: i64) -> Result<(), Error> {
         // The plans are good without knowing the parameters, and planning costs more than the poll itself.
         self.call("set up", async |c| c.execute("set plan_cache_mode = force_generic_plan").await).await?;
         let standby = sqlx::query_scalar("select pg_is_in_recovery()");
@@ -204,9 +214,11 @@ impl Session {
             self.call("read the cursor", async |c| select().fetch_optional(c).await).await?;
         if saved.is_none() {
             let start = sqlx::query(
-                "insert into griot.cursor (region, snapshot) values ($1, pg_current_snapshot()) on conflict do nothing",
+                "insert into griot.cursor (region, snapshot, term) values ($1, pg_current_snapshot(), $2)
+                 on conflict do nothing",
             )
-            .bind(region);
+            .bind(region)
+            .bind(term);
             self.call("create the cursor", async |c| start.execute(c).await).await?;
             // Somebody else may have been first; what stands there counts.
             saved = self.call("read the cursor", async |c| select().fetch_optional(c).await).await?;

@@ -20,13 +20,16 @@ use crate::telemetry::{self, ByReason};
 
 /// Which dependencies are there. Clones share one view.
 #[derive(Debug, Clone)]
-pub struct Health(Arc<Mutex<BTreeMap<&'static str, Option<String>>>>);
+pub struct Health {
+    dependencies: Arc<Mutex<BTreeMap<&'static str, Option<String>>>>,
+    role: Arc<Mutex<Option<String>>>,
+}
 
 impl Health {
     /// Nothing is there yet.
     pub fn new(dependencies: &[&'static str]) -> Self {
         let missing = dependencies.iter().map(|name| (*name, Some("not connected yet".to_owned())));
-        Self(Arc::new(Mutex::new(missing.collect())))
+        Self { dependencies: Arc::new(Mutex::new(missing.collect())), role: Arc::default() }
     }
 
     /// `dependency` is there.
@@ -44,14 +47,23 @@ impl Health {
         }
     }
 
+    /// What `/readyz` says beside `ready`, for a worker that is ready and does not work; `None` says nothing.
+    pub fn set_role(&self, role: Option<String>) {
+        *self.role.lock().unwrap_or_else(PoisonError::into_inner) = role;
+    }
+
+    fn role(&self) -> Option<String> {
+        self.role.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What is missing, a sentence each; empty when the worker is ready.
     pub fn missing(&self) -> Vec<String> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.dependencies.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().filter_map(|(name, why)| why.as_ref().map(|why| format!("{name}: {why}"))).collect()
     }
 
     fn set(&self, dependency: &'static str, state: Option<String>) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(dependency, state).flatten()
+        self.dependencies.lock().unwrap_or_else(PoisonError::into_inner).insert(dependency, state).flatten()
     }
 }
 
@@ -119,7 +131,7 @@ pub async fn serve_within(
 fn readiness(health: &Health) -> impl IntoResponse + use<> {
     let missing = health.missing();
     if missing.is_empty() {
-        return (StatusCode::OK, "ready\n".to_owned());
+        return (StatusCode::OK, health.role().map_or_else(|| "ready\n".to_owned(), |role| format!("ready: {role}\n")));
     }
     (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join("; ")))
 }

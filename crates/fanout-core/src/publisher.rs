@@ -135,6 +135,16 @@ impl Publisher {
     /// A partition larger than a batch goes in several calls, one after the other; after a failed call the rest of that
     /// partition is not sent, so that nothing overtakes.
     pub async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<Receipt, PublishError>> {
+        self.publish_while(publications, || true).await
+    }
+
+    /// [`publish_all`](Self::publish_all) for one who may lose the right to publish on the way: `may` is asked before
+    /// every call, and what it refuses is [not sent](RedisError::NotSent).
+    pub async fn publish_while(
+        &self,
+        publications: Vec<Publication>,
+        may: impl Fn() -> bool,
+    ) -> Vec<Result<Receipt, PublishError>> {
         let mut results: Vec<Option<Result<Receipt, PublishError>>> = Vec::new();
         results.resize_with(publications.len(), || None);
         let mut partitions: BTreeMap<usize, Vec<(usize, Vec<Bytes>)>> = BTreeMap::new();
@@ -147,7 +157,7 @@ impl Publisher {
                 Err(error) => results[index] = Some(Err(error)),
             }
         }
-        let calls = partitions.into_iter().map(|(partition, batch)| self.publish_partition(partition, batch));
+        let calls = partitions.into_iter().map(|(partition, batch)| self.publish_partition(partition, batch, &may));
         for (index, result) in futures::future::join_all(calls).await.into_iter().flatten() {
             results[index] = Some(result);
         }
@@ -158,6 +168,7 @@ impl Publisher {
         &self,
         partition: usize,
         members: Vec<(usize, Vec<Bytes>)>,
+        may: &impl Fn() -> bool,
     ) -> Vec<(usize, Result<Receipt, PublishError>)> {
         let mut results = Vec::with_capacity(members.len());
         let mut failed: Option<RedisError> = None;
@@ -166,6 +177,7 @@ impl Publisher {
             let receipts = match &failed {
                 Some(RedisError::OutOfMemory) => Err(RedisError::OutOfMemory),
                 Some(error) => Err(RedisError::NotSent(format!("an earlier call failed ({error})"))),
+                None if !may() => Err(RedisError::NotSent("no longer permitted".into())),
                 None => self.call(partition, batch.len(), arguments).await,
             };
             match receipts {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use change_log::cursor::Leader;
 use change_log::{cursor, install};
 use invalidation_worker::Config;
 
@@ -51,6 +52,7 @@ pub(crate) async fn status(config: &Config) -> Result<()> {
             "region {}: {} entries to apply{oldest}; cursor saved {:.1?} ago",
             region.region, region.pending, region.saved_ago
         );
+        println!("region {}: {}", region.region, leader(region.leader.as_ref()));
     }
     if let Some(file) = &config.invalidation_worker.rules {
         for (table, state) in install::compare(&pool, &invalidation_worker::rules(file)?).await? {
@@ -58,4 +60,17 @@ pub(crate) async fn status(config: &Config) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn leader(leader: Option<&Leader>) -> String {
+    match leader {
+        None => "nobody has led it yet".into(),
+        Some(Leader { holder, term, remaining: Some(remaining), .. }) => {
+            format!("led by {holder} in term {term} for another {remaining:.1?} unless renewed")
+        }
+        Some(Leader { holder, term, until, .. }) => {
+            let ago = until.elapsed().unwrap_or_default();
+            format!("nobody leads it; {holder} did in term {term} until {ago:.1?} ago")
+        }
+    }
 }

@@ -67,6 +67,9 @@ pub struct WorkerConfig {
     pub sweep_stall_us: u64,
     /// Percent of the time in which a sweep may have a command under way, 1 to 100; the rest is left to others.
     pub sweep_duty_percent: u8,
+    /// Milliseconds that this worker may lead the region without renewing, which it does three times in that time.
+    /// Another worker of the region takes over at most this long after this one was killed or froze.
+    pub lease_ms: u64,
     /// Seconds for what is under way to end at shutdown.
     pub grace_seconds: u64,
 }
@@ -81,6 +84,7 @@ impl Default for WorkerConfig {
             sweep_count: 2_000,
             sweep_stall_us: 150,
             sweep_duty_percent: 15,
+            lease_ms: 1_500,
             grace_seconds: 10,
         }
     }

@@ -1,9 +1,11 @@
 //! The invalidation-worker: applies the change log to one region. Invalidate, then publish, then move the cursor.
 
 pub mod config;
+mod lead;
 mod metrics;
 mod pace;
 pub mod plan;
+mod reign;
 mod sweep;
 mod sweeper;
 mod worker;
@@ -11,8 +13,9 @@ mod worker;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use change_log::{PgPool, Reader, Rules};
+use change_log::{Candidate, PgPool, Rules};
 use fanout_core::admin::{self, Health};
 use fanout_core::config::{ConfigError, secret};
 use fanout_core::{Publisher, Redis, Shutdown, Topics, telemetry};
@@ -20,9 +23,11 @@ use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 
 pub use self::config::{Config, WorkerConfig};
+use self::lead::Contender;
 use self::metrics::Metrics;
-use self::sweeper::Sweeper;
-use self::worker::Worker;
+
+/// What a lease may be: shorter than this, a busy machine loses it; longer, nobody would call it a takeover.
+const LEASE_MS: std::ops::RangeInclusive<u64> = 300..=60_000;
 
 /// A worker whose address is bound.
 pub struct Region {
@@ -74,20 +79,15 @@ impl Region {
         redis.join_deployment(&shutdown).await?;
         shutdown.spawn(redis.clone().watch(health.clone(), shutdown.clone()));
         let config = self.config.invalidation_worker;
-        let reader = Reader::new(self.checked.pool, &config.region).map_err(|error| ConfigError(error.to_string()))?;
+        let pool = self.checked.pool;
+        let lease = Duration::from_millis(config.lease_ms);
+        let named = |error: change_log::Error| ConfigError(error.to_string());
+        let candidate = Candidate::new(pool.clone(), &config.region, lead::holder(), lease).map_err(named)?;
         let publisher = Publisher::new(redis.clone(), self.checked.topics);
-        let rules = self.checked.rules;
-        fanout_core::ready("applying the change log");
-        let sweeper = Sweeper::default();
-        let sweeping = sweeper.clone().run(
-            redis.clone(),
-            config.sweep_limits(),
-            health.clone(),
-            metrics.clone(),
-            shutdown.clone(),
-        );
-        shutdown.spawn(sweeping);
-        Worker { reader, rules, redis, publisher, config, health, metrics, shutdown, sweeper, mark: None }.run().await;
+        let rules = Arc::new(self.checked.rules);
+        fanout_core::ready("standing by");
+        let contender = Contender { candidate, pool, rules, redis, publisher, config, health, metrics, shutdown };
+        contender.run().await.map_err(named)?;
         Ok(())
     }
 }
@@ -100,6 +100,11 @@ impl Region {
 pub fn check(config: &Config) -> Result<Checked, ConfigError> {
     Redis::check(&config.redis)?;
     let topics = Topics::new(config.topics.clone(), config.default_topic.clone()).map_err(ConfigError)?;
+    let lease = config.invalidation_worker.lease_ms;
+    if !(LEASE_MS.contains(&lease)) {
+        let (from, to) = LEASE_MS.into_inner();
+        return Err(ConfigError(format!("invalidation_worker.lease_ms = {lease}: must be {from} to {to}")));
+    }
     let rules = match &config.invalidation_worker.rules {
         Some(file) => rules(file)?,
         None => Rules::default(),

@@ -2,11 +2,16 @@
 
 use fanout_core::telemetry::{ByReason, Seconds};
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 /// Counters and histograms of the worker.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
+    /// 1 while this worker leads its region, 0 while it stands by.
+    pub(crate) leader: Gauge,
+    /// How often it took over.
+    pub(crate) takeovers: Counter,
     /// Entries applied, by kind.
     pub(crate) entries: ByReason,
     /// Exact keys that existed and were deleted.
@@ -33,6 +38,8 @@ impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             entries: ByReason::register(registry, "entries_applied", "Entries of the change log applied, by kind"),
+            leader: Gauge::default(),
+            takeovers: Counter::default(),
             keys: Counter::default(),
             swept: Counter::default(),
             publications: Counter::default(),
@@ -47,6 +54,8 @@ impl Metrics {
                 "From the request of a sweep until it was done",
             ),
         };
+        registry.register("leader", "1 while this worker leads its region", metrics.leader.clone());
+        registry.register("takeovers", "Times that this worker took its region over", metrics.takeovers.clone());
         registry.register("keys_deleted", "Exact keys deleted", metrics.keys.clone());
         registry.register("keys_swept", "Keys that sweeps removed", metrics.swept.clone());
         registry.register("log_publications", "Publications of the change log", metrics.publications.clone());

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use fanout_core::{Redis, RedisError};
 
 use crate::pace::{Limits, Pace};
+use crate::reign::Reign;
 
 /// What begins a name of Griot's own: positions and histories must survive a pattern such as `g*`.
 const OWN: &str = "griot:";
@@ -16,19 +17,21 @@ const GRAIN: Duration = Duration::from_millis(1);
 /// many keys as the stall budget allows and is followed by a pause, so that other clients get their turn.
 ///
 /// # Errors
-/// As any command, and when another server process answers at the end than at the beginning: a cursor means nothing to
-/// it. A pass that failed counts for nothing.
-pub(crate) async fn sweep(redis: &Redis, pattern: &str, limits: Limits) -> Result<u64, RedisError> {
+/// As any command; when the reign ends (a pass makes thousands of calls, and each asks); and when another server process
+/// answers at the end than at the beginning: a cursor means nothing to it. A pass that failed counts for nothing.
+pub(crate) async fn sweep(redis: &Redis, pattern: &str, limits: Limits, reign: &Reign) -> Result<u64, RedisError> {
     let server = redis.identity().await?;
     let mut pace = Pace::new(limits);
     let mut cursor = "0".to_owned();
     let mut removed = 0;
     let mut owed = Duration::ZERO;
     loop {
+        reign.check()?;
         let begun = Instant::now();
         let (next, mut keys) = redis.scan(&cursor, pattern, pace.count()).await?;
         let scanned = begun.elapsed();
         keys.retain(|key| !key.starts_with(OWN));
+        reign.check()?;
         if !keys.is_empty() {
             removed += redis.unlink(&keys).await?;
         }

@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use fanout_core::Redis;
 use fanout_core::admin::Health;
-use fanout_core::{Redis, Shutdown};
 use tokio::sync::Notify;
 
 use crate::metrics::Metrics;
 use crate::pace::Limits;
+use crate::reign::Reign;
 use crate::sweep::sweep;
 
 /// Patterns that may wait for their pass; with more, the worker waits.
@@ -70,11 +71,11 @@ impl Book {
 
 impl Sweeper {
     /// Asks for a pass of each pattern that begins after now. Waits while too many are waiting.
-    pub(crate) async fn ask(&self, patterns: Vec<String>, shutdown: &Shutdown) {
+    pub(crate) async fn ask(&self, patterns: Vec<String>, reign: &Reign) {
         for pattern in patterns {
             self.book().ask(pattern);
             self.0.asked.notify_one();
-            self.until(shutdown, |book| book.waiting.len() < WAITING).await;
+            self.until(reign, |book| book.waiting.len() < WAITING).await;
         }
     }
 
@@ -88,25 +89,28 @@ impl Sweeper {
         self.book().swept()
     }
 
-    /// Waits until everything asked for so far was swept; `false` when the ending was asked for before.
-    pub(crate) async fn finished(&self, shutdown: &Shutdown) -> bool {
+    /// Waits until everything asked for so far was swept; `false` when the reign ended before.
+    pub(crate) async fn finished(&self, reign: &Reign) -> bool {
         let last = self.last();
-        self.until(shutdown, |book| book.swept() >= last).await
+        self.until(reign, |book| book.swept() >= last).await
     }
 
-    /// Sweeps until the ending is asked for.
-    pub(crate) async fn run(self, redis: Redis, limits: Limits, health: Health, metrics: Metrics, shutdown: Shutdown) {
-        while !shutdown.is_requested() {
+    /// Sweeps until the reign is over. What was not swept by then is swept by whoever leads next: the cursor waited.
+    pub(crate) async fn run(self, redis: Redis, limits: Limits, health: Health, metrics: Metrics, reign: Reign) {
+        while !reign.is_over() {
             let Some((pattern, since)) = self.book().begin() else {
                 tokio::select! {
-                    () = shutdown.requested() => return,
+                    () = reign.over() => return,
                     () = self.0.asked.notified() => continue,
                 }
             };
-            while let Err(error) = self.pass(&redis, &pattern, limits, &metrics).await {
+            while let Err(error) = self.pass(&redis, &pattern, limits, &metrics, &reign).await {
+                if reign.is_over() {
+                    return;
+                }
                 metrics.errors.count("redis");
                 health.down("redis", error.to_string());
-                if !shutdown.pause(RETRY).await {
+                if !reign.pause(RETRY).await {
                     return;
                 }
             }
@@ -122,16 +126,17 @@ impl Sweeper {
         pattern: &str,
         limits: Limits,
         metrics: &Metrics,
+        reign: &Reign,
     ) -> Result<(), fanout_core::RedisError> {
         let begun = Instant::now();
-        let removed = sweep(redis, pattern, limits).await?;
+        let removed = sweep(redis, pattern, limits, reign).await?;
         metrics.swept.inc_by(removed);
         metrics.sweep.observe(begun.elapsed());
         tracing::debug!(pattern, removed, seconds = begun.elapsed().as_secs_f64(), "swept");
         Ok(())
     }
 
-    async fn until(&self, shutdown: &Shutdown, reached: impl Fn(&Book) -> bool) -> bool {
+    async fn until(&self, reign: &Reign, reached: impl Fn(&Book) -> bool) -> bool {
         loop {
             let done = self.0.done.notified();
             let mut done = std::pin::pin!(done);
@@ -142,7 +147,7 @@ impl Sweeper {
             }
             tokio::select! {
                 biased;
-                () = shutdown.requested() => return false,
+                () = reign.over() => return false,
                 () = done => {}
             }
         }

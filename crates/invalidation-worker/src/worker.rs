@@ -1,14 +1,16 @@
 //! The loop: read what the cursor has not seen, invalidate, publish, move the cursor.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use change_log::{Mark, Page, Pass, Reader, Rules};
 use fanout_core::admin::Health;
-use fanout_core::{Publication, PublishError, Publisher, Redis, RedisError, Shutdown};
+use fanout_core::{Publication, PublishError, Publisher, Redis, RedisError};
 
 use crate::WorkerConfig;
 use crate::metrics::Metrics;
 use crate::plan::{Plan, Poison, plan};
+use crate::reign::Reign;
 use crate::sweeper::{Sweeper, Ticket};
 
 /// Between two polls while something happens.
@@ -20,31 +22,31 @@ const SAVE: Duration = Duration::from_millis(250);
 /// First and longest wait after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// Applies the change log to one region.
+/// Applies the change log to one region, for one term.
 pub(crate) struct Worker {
     pub(crate) reader: Reader,
-    pub(crate) rules: Rules,
+    pub(crate) rules: Arc<Rules>,
     pub(crate) redis: Redis,
     pub(crate) publisher: Publisher,
     pub(crate) config: WorkerConfig,
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
-    pub(crate) shutdown: Shutdown,
+    pub(crate) reign: Reign,
     pub(crate) sweeper: Sweeper,
     /// A cursor that is saved once the sweeps that were asked for before it are done.
     pub(crate) mark: Option<(Ticket, Mark)>,
 }
 
-/// The ending was asked for before the work was done.
+/// The reign ended before the work was done.
 struct Stopped;
 
 impl Worker {
-    /// Works until the ending is asked for, and then saves the cursor.
+    /// Works until the reign is over, and then saves the cursor if it may.
     pub(crate) async fn run(mut self) {
         let mut wait = BUSY;
         let mut saved = Instant::now();
         let mut failure = RETRY.0;
-        while !self.shutdown.is_requested() {
+        while !self.reign.is_over() {
             match self.reader.poll(self.config.page_entries).await {
                 Ok(page) => {
                     self.health.up("postgresql");
@@ -55,36 +57,49 @@ impl Worker {
                         break;
                     }
                     if saved.elapsed() >= SAVE {
-                        self.save().await;
+                        if self.save().await.is_err() {
+                            return;
+                        }
                         saved = Instant::now();
                     }
                     if !more {
-                        self.shutdown.pause(wait).await;
+                        self.reign.pause(wait).await;
                     }
                 }
                 Err(error) => {
                     self.metrics.errors.count("postgresql");
                     self.health.down("postgresql", error.to_string());
-                    self.shutdown.pause(jittered(failure)).await;
+                    self.reign.pause(jittered(failure)).await;
                     failure = (failure * 2).min(RETRY.1);
                 }
             }
         }
         // The mark that waited, and then what came after it.
-        self.save().await;
-        self.save().await;
+        if self.reign.may_act() && self.save().await.is_ok() {
+            let _ = self.save().await;
+        }
     }
 
     /// Saves how far everything took effect, sweeps included: a cursor waits as a mark until those that were asked for
     /// before it are done.
-    async fn save(&mut self) {
+    async fn save(&mut self) -> Result<(), Stopped> {
         let due = self.mark.take().or_else(|| Some((self.sweeper.last(), self.reader.mark()?)));
-        let Some((asked, mark)) = due else { return };
+        let Some((asked, mark)) = due else { return Ok(()) };
         if self.sweeper.swept() < asked {
             self.mark = Some((asked, mark));
-        } else if let Err(error) = self.reader.save(mark).await {
-            self.metrics.errors.count("postgresql");
-            self.health.down("postgresql", error.to_string());
+            return Ok(());
+        }
+        match self.reader.save(mark).await {
+            Ok(()) => Ok(()),
+            Err(error @ change_log::Error::Superseded { .. }) => {
+                tracing::warn!(%error, "the cursor is not saved");
+                Err(Stopped)
+            }
+            Err(error) => {
+                self.metrics.errors.count("postgresql");
+                self.health.down("postgresql", error.to_string());
+                Ok(())
+            }
         }
     }
 
@@ -106,13 +121,13 @@ impl Worker {
         if matches!(pass, Pass::All | Pass::Invalidate) {
             plan.poison.iter().for_each(|poison| self.set_aside(poison));
             self.delete(&plan.keys).await?;
-            self.sweeper.ask(plan.patterns, &self.shutdown).await;
+            self.sweeper.ask(plan.patterns, &self.reign).await;
         }
         if matches!(pass, Pass::All | Pass::Publish) {
             self.publish(plan.publications).await?;
         }
         if matches!(pass, Pass::All | Pass::AfterSweep) && !plan.after_sweep.is_empty() {
-            if !self.sweeper.finished(&self.shutdown).await {
+            if !self.sweeper.finished(&self.reign).await {
                 return Err(Stopped);
             }
             self.publish(plan.after_sweep).await?;
@@ -141,7 +156,7 @@ impl Worker {
     async fn publish(&self, mut publications: Vec<Publication>) -> Result<(), Stopped> {
         let mut failure = RETRY.0;
         while !publications.is_empty() {
-            let results = self.publisher.publish_all(publications.clone()).await;
+            let results = self.publisher.publish_while(publications.clone(), || self.reign.may_act()).await;
             let mut again = Vec::new();
             let mut cause = None;
             for (publication, result) in publications.into_iter().zip(results) {
@@ -176,6 +191,9 @@ impl Worker {
     {
         let mut failure = RETRY.0;
         loop {
+            if !self.reign.may_act() {
+                return Err(Stopped);
+            }
             match command().await {
                 Ok(value) => return Ok(value),
                 Err(error) => self.failed(&error, &mut failure).await?,
@@ -184,9 +202,13 @@ impl Worker {
     }
 
     async fn failed(&self, error: &RedisError, wait: &mut Duration) -> Result<(), Stopped> {
+        // Not Redis's fault: what this worker did not send, it was not permitted to send.
+        if !self.reign.may_act() {
+            return Err(Stopped);
+        }
         self.metrics.errors.count("redis");
         self.health.down("redis", error.to_string());
-        if !self.shutdown.pause(jittered(*wait)).await {
+        if !self.reign.pause(jittered(*wait)).await {
             return Err(Stopped);
         }
         *wait = (*wait * 2).min(RETRY.1);
@@ -200,6 +222,6 @@ impl Worker {
 }
 
 /// Between half and the whole of `wait`, so that workers do not come back in step.
-fn jittered(wait: Duration) -> Duration {
+pub(crate) fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(0.5 + 0.5 * fastrand::f64())
 }

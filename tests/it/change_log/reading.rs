@@ -69,11 +69,11 @@ async fn what_is_not_confirmed_comes_again_and_what_is_not_saved_too() {
     drop(reader.poll(10).await.expect("a page"));
     assert_eq!(keys(&take(&mut reader).await), ["a"]);
 
-    let mut second = Reader::new(pool.clone(), "here").expect("region");
+    let mut second = Reader::new(pool.clone(), "here", 0).expect("region");
     assert_eq!(keys(&take(&mut second).await), ["a"], "confirmed, but never saved");
     let mark = second.mark().expect("something to save");
     second.save(mark).await.expect("save");
-    let mut third = Reader::new(pool.clone(), "here").expect("region");
+    let mut third = Reader::new(pool.clone(), "here", 0).expect("region");
     assert!(take(&mut third).await.is_empty());
 }
 
@@ -99,7 +99,7 @@ async fn regions_do_not_see_each_other() {
     let pool = database.pool();
     let mut here = reader(pool).await;
     append::invalidate(pool, "a").await.expect("invalidate");
-    let mut there = Reader::new(pool.clone(), "there").expect("region");
+    let mut there = Reader::new(pool.clone(), "there", 0).expect("region");
     assert!(take(&mut there).await.is_empty(), "started after the entry");
     append::invalidate(pool, "b").await.expect("invalidate");
     assert_eq!(keys(&take(&mut there).await), ["b"]);
@@ -120,7 +120,7 @@ async fn a_cursor_from_another_history_is_told() {
     let database = database().await;
     let pool = database.pool();
     execute(pool, "insert into griot.cursor (region, snapshot) values ('here', '900000000:900000000:')").await;
-    let mut reader = Reader::new(pool.clone(), "here").expect("region");
+    let mut reader = Reader::new(pool.clone(), "here", 0).expect("region");
     let error = reader.poll(10).await.expect_err("ahead");
     assert!(matches!(error, Error::CursorAhead { .. }) && !error.is_transient(), "{error}");
 }
@@ -129,7 +129,7 @@ async fn a_cursor_from_another_history_is_told() {
 async fn a_database_without_the_schema_says_what_to_run() {
     let database = database().await;
     execute(database.pool(), "drop schema griot cascade").await;
-    let mut reader = Reader::new(database.pool().clone(), "here").expect("region");
+    let mut reader = Reader::new(database.pool().clone(), "here", 0).expect("region");
     let error = reader.poll(10).await.expect_err("no schema");
     assert!(!error.is_transient() && error.to_string().contains("migrate"), "{error}");
 }
@@ -141,7 +141,7 @@ fn a_regions_name_is_checked() {
     let _guard = runtime.enter();
     let pool = pool.connect_lazy("postgres://nobody@127.0.0.1:1/none").expect("lazy");
     for name in ["", "a b", "it's", &"x".repeat(65)] {
-        assert!(matches!(Reader::new(pool.clone(), name), Err(Error::Region(_))), "{name:?}");
+        assert!(matches!(Reader::new(pool.clone(), name, 0), Err(Error::Region(_))), "{name:?}");
     }
 }
 

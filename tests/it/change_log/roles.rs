@@ -33,7 +33,7 @@ async fn without_a_grant_nothing_is_allowed() {
     let (_, nobody) = role(&database, "").await;
     let error = append::invalidate(&nobody, "k").await.expect_err("no right");
     assert!(error.to_string().contains("permission denied") && !error.is_transient(), "{error}");
-    let mut reader = Reader::new(nobody, "here").expect("region");
+    let mut reader = Reader::new(nobody, "here", 0).expect("region");
     let error = reader.poll(1).await.expect_err("no right");
     assert!(error.to_string().contains("permission denied"), "{error}");
 }
