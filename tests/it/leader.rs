@@ -146,6 +146,9 @@ async fn a_leader_that_was_stopped_wakes_as_a_standby_and_has_done_nothing() -> 
     for turn in 0..3 {
         pair.say_and_hear().await?;
         let counters = ["griot_log_publications_total", "griot_keys_deleted_total", "griot_keys_swept_total"];
+        // A client can hear a publication before the worker counts it.
+        let counted = async || gauge(first, counters[0]).await == turn + 1;
+        eventually(SOON, "its publication is counted", &counted).await;
         let mut before = Vec::new();
         for counter in counters {
             before.push(gauge(first, counter).await);
