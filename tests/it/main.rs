@@ -15,5 +15,6 @@ mod leader;
 mod listeners;
 mod readme;
 mod recovery;
+mod replay;
 mod right_person;
 mod trials;

@@ -14,14 +14,17 @@ pub mod install;
 pub mod lead;
 mod limits;
 mod pool;
+mod progress;
 mod reader;
 pub mod rules;
 mod tenure;
+mod trail;
 
 pub use entry::{Body, Entry, RowChange};
 pub use error::{Error, Problem};
 pub use lead::{Candidate, Standing};
 pub use pool::{migrate, pool};
+pub use progress::{Lost, Opening, Progress};
 pub use reader::{Mark, Page, Pass, Reader};
 pub use rules::{Effects, Rules};
 /// The pool type that this crate's functions take, so that callers need no dependency on sqlx.

@@ -146,6 +146,10 @@ pub enum RedisError {
          +@write +@pubsub on griot:*"
     )]
     NotPermitted(String),
+    /// Another server answered than the one that was expected. What was sent may have been carried out there; a
+    /// publication was not.
+    #[error("another Redis server answers than the one expected")]
+    Fenced,
     /// Any other answer that is an error.
     #[error("Redis answered an error: {0}")]
     Refused(String),
@@ -169,6 +173,8 @@ impl RedisError {
         let says = |word: &str| text.contains(word);
         if says("LOADING") || says("READONLY") || says("MASTERDOWN") || says("TRYAGAIN") {
             Self::Away(text)
+        } else if text.starts_with("FENCED") {
+            Self::Fenced
         } else if says("OOM ") {
             Self::OutOfMemory
         } else if says("NOPERM") || says("can't run this command") {
@@ -311,6 +317,24 @@ impl Redis {
         primary_identity(&info).map(Some).map_err(|role| RedisError::Away(role.to_owned()))
     }
 
+    /// Whether the server was started less than `ago` before now and took its keys from a snapshot on disk: whatever was
+    /// removed since that was saved is there again. An append-only file holds all but the last second.
+    ///
+    /// # Errors
+    /// As any command.
+    pub async fn came_from_snapshot(&self, ago: Duration) -> Result<bool, RedisError> {
+        let server: String = self.client.info(Some(InfoKind::Server)).await?;
+        let persistence: String = self.client.info(Some(InfoKind::Persistence)).await?;
+        let number = |info: &str, name: &str| {
+            let value =
+                info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim_end().parse().ok());
+            value.unwrap_or(0_u64)
+        };
+        let started = Duration::from_secs(number(&server, "uptime_in_seconds"));
+        let loaded = number(&persistence, "rdb_last_load_keys_loaded") > 0;
+        Ok(started <= ago && loaded && number(&persistence, "aof_enabled") == 0)
+    }
+
     /// Asks for an answer.
     ///
     /// # Errors
@@ -342,11 +366,28 @@ impl Redis {
 
     /// Removes `keys`, in batches that are pipelined; returns how many existed.
     ///
+    /// With `expected`, each batch ends by asking the server who it is, on the connection on which it was sent: a replica
+    /// that was promoted undoes what its primary had confirmed and it had not heard of.
+    ///
     /// # Errors
-    /// As any command; some of the keys may then have been removed.
-    pub async fn unlink(&self, keys: &[String]) -> Result<u64, RedisError> {
-        let batches = keys.chunks(UNLINK_BATCH).map(|batch| self.client.unlink::<u64, _>(batch.to_vec()));
+    /// As any command, and [`RedisError::Fenced`] when another server answers than `expected`; some of the keys may then
+    /// have been removed.
+    pub async fn unlink(&self, keys: &[String], expected: Option<&str>) -> Result<u64, RedisError> {
+        let batches = keys.chunks(UNLINK_BATCH).map(|batch| Box::pin(self.unlink_batch(batch, expected)));
         Ok(futures::future::try_join_all(batches).await?.into_iter().sum())
+    }
+
+    async fn unlink_batch(&self, keys: &[String], expected: Option<&str>) -> Result<u64, RedisError> {
+        let Some(expected) = expected else { return Ok(self.client.unlink(keys.to_vec()).await?) };
+        let pipeline = self.client.pipeline();
+        let () = pipeline.unlink(keys.to_vec()).await?;
+        let () = pipeline.info(Some(InfoKind::Replication)).await?;
+        let (removed, info): (u64, String) = pipeline.all().await?;
+        match primary_identity(&info) {
+            Ok(identity) if identity == expected => Ok(removed),
+            Ok(_) => Err(RedisError::Fenced),
+            Err(role) => Err(RedisError::Away(role.to_owned())),
+        }
     }
 
     /// One step of a SCAN: the next cursor (`"0"` ends the pass) and keys that match `pattern`.

@@ -70,6 +70,8 @@ pub struct WorkerConfig {
     /// Milliseconds that this worker may lead the region without renewing, which it does three times in that time.
     /// Another worker of the region takes over at most this long after this one was killed or froze.
     pub lease_ms: u64,
+    /// One commit in so many is told in the log: its keys, patterns, publications and how long it took. 0 tells none.
+    pub log_one_commit_in: u32,
     /// Seconds for what is under way to end at shutdown.
     pub grace_seconds: u64,
 }
@@ -85,6 +87,7 @@ impl Default for WorkerConfig {
             sweep_stall_us: 150,
             sweep_duty_percent: 15,
             lease_ms: 1_500,
+            log_one_commit_in: 1_000,
             grace_seconds: 10,
         }
     }

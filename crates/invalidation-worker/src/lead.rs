@@ -9,10 +9,11 @@ use fanout_core::{Publisher, Redis, Shutdown};
 use tokio::sync::watch;
 
 use crate::WorkerConfig;
+use crate::applier::{Applier, jittered};
 use crate::metrics::Metrics;
 use crate::reign::Reign;
 use crate::sweeper::Sweeper;
-use crate::worker::{Worker, jittered};
+use crate::worker::Worker;
 
 /// Between two looks of a standby: the shortest, which follows a lease that should have run out, and the longest,
 /// which decides how soon one that was given up is noticed.
@@ -118,18 +119,16 @@ impl Contender {
     }
 
     fn worker(&self, term: i64, reign: Reign, sweeper: Sweeper) -> Result<Worker, Error> {
-        Ok(Worker {
-            reader: Reader::new(self.pool.clone(), self.candidate.region(), term)?,
-            rules: Arc::clone(&self.rules),
+        let reader = Reader::new(self.pool.clone(), self.candidate.region(), term)?;
+        let applier = Applier {
             redis: self.redis.clone(),
             publisher: self.publisher.clone(),
-            config: self.config.clone(),
             health: self.health.clone(),
             metrics: self.metrics.clone(),
             reign,
-            sweeper,
-            mark: None,
-        })
+            server: None,
+        };
+        Ok(Worker::new(reader, Arc::clone(&self.rules), &self.config, applier, sweeper))
     }
 
     /// Renews the lease for as long as it can be renewed, also while the ending is under way: the last entries are

@@ -1,13 +1,16 @@
 //! The invalidation-worker: applies the change log to one region. Invalidate, then publish, then move the cursor.
 
+mod applier;
 pub mod config;
 mod lead;
 mod metrics;
 mod pace;
 pub mod plan;
 mod reign;
+mod sampler;
 mod sweep;
 mod sweeper;
+mod waiting;
 mod worker;
 
 use std::net::SocketAddr;

@@ -22,6 +22,10 @@ pub(crate) struct Metrics {
     pub(crate) publications: Counter,
     /// Publications that had been published before, by this worker before it was restarted.
     pub(crate) repeated: Counter,
+    /// How often another Redis server answered, and what it may lack was applied again.
+    pub(crate) replays: Counter,
+    /// How often everything that rules name was swept, because history or keys of another time came back.
+    pub(crate) flushes: Counter,
     /// Parts of entries that could not take effect, by reason.
     pub(crate) poison: ByReason,
     /// Failed attempts, by dependency.
@@ -44,6 +48,8 @@ impl Metrics {
             swept: Counter::default(),
             publications: Counter::default(),
             repeated: Counter::default(),
+            replays: Counter::default(),
+            flushes: Counter::default(),
             poison: ByReason::register(registry, "poison", "Parts of entries that could not take effect, by reason"),
             errors: ByReason::register(registry, "worker_errors", "Failed attempts, by dependency"),
             lag: Seconds::register(registry, "apply_lag_seconds", "From the writing of an entry until it took effect"),
@@ -59,6 +65,8 @@ impl Metrics {
         registry.register("keys_deleted", "Exact keys deleted", metrics.keys.clone());
         registry.register("keys_swept", "Keys that sweeps removed", metrics.swept.clone());
         registry.register("log_publications", "Publications of the change log", metrics.publications.clone());
+        registry.register("replays", "Times that another Redis server answered", metrics.replays.clone());
+        registry.register("flushes", "Times that all that rules name was swept", metrics.flushes.clone());
         registry.register("log_publications_repeated", "Of these, published before", metrics.repeated.clone());
         metrics
     }

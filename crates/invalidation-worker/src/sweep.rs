@@ -18,7 +18,7 @@ const GRAIN: Duration = Duration::from_millis(1);
 ///
 /// # Errors
 /// As any command; when the reign ends (a pass makes thousands of calls, and each asks); and when another server process
-/// answers at the end than at the beginning: a cursor means nothing to it. A pass that failed counts for nothing.
+/// answers on the way: a cursor means nothing to it. A pass that failed counts for nothing.
 pub(crate) async fn sweep(redis: &Redis, pattern: &str, limits: Limits, reign: &Reign) -> Result<u64, RedisError> {
     let server = redis.identity().await?;
     let mut pace = Pace::new(limits);
@@ -33,7 +33,7 @@ pub(crate) async fn sweep(redis: &Redis, pattern: &str, limits: Limits, reign: &
         keys.retain(|key| !key.starts_with(OWN));
         reign.check()?;
         if !keys.is_empty() {
-            removed += redis.unlink(&keys).await?;
+            removed += redis.unlink(&keys, server.as_deref()).await?;
         }
         owed += pace.step(scanned, begun.elapsed() - scanned);
         if next == "0" && redis.identity().await? != server {

@@ -1,6 +1,6 @@
 //! Who may do what, and migrations that run at once.
 
-use change_log::{PgPool, Reader, append};
+use change_log::{PgPool, Progress, Reader, append};
 use griot_tests::servers::{Database, Postgres};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Executor};
@@ -63,7 +63,7 @@ async fn a_worker_reads_the_log_and_keeps_its_cursor() {
     let mut reader = super::reader(&worker).await;
     append::invalidate(database.pool(), "k").await.expect("invalidate");
     assert_eq!(super::take(&mut reader).await.len(), 1);
-    let mark = reader.mark().expect("something to save");
+    let mark = reader.mark(Progress::default()).expect("something to save");
     reader.save(mark).await.expect("save");
     change_log::cursor::status(&worker).await.expect("status");
     let error = append::invalidate(&worker, "k").await.expect_err("reads only");

@@ -149,16 +149,16 @@ impl Rules {
     pub fn truncate_effects(&self, source: &str) -> Effects {
         let mut effects = Effects::default();
         for rule in self.of(source).iter().filter(|rule| rule.on.contains(&Op::Delete)) {
-            for key in &rule.keys {
-                if key.is_literal() {
-                    push_once(&mut effects.keys, key.prefix().to_owned());
-                } else {
-                    push_once(&mut effects.patterns, key.widened(true));
-                }
-            }
-            for pattern in &rule.patterns {
-                push_once(&mut effects.patterns, pattern.widened(false));
-            }
+            rule.namespace(&mut effects);
+        }
+        effects
+    }
+
+    /// Everything that any rule could have named goes, as after TRUNCATE of every table.
+    pub fn namespaces(&self) -> Effects {
+        let mut effects = Effects::default();
+        for rule in self.tables().flat_map(|(_, rules)| rules) {
+            rule.namespace(&mut effects);
         }
         effects
     }
@@ -174,6 +174,20 @@ impl Rule {
                 watched.any(|(column, _)| changed.iter().any(|c| c == column))
             }
             _ => true,
+        }
+    }
+
+    /// Every key that the rule could have rendered, by pattern.
+    fn namespace(&self, effects: &mut Effects) {
+        for key in &self.keys {
+            if key.is_literal() {
+                push_once(&mut effects.keys, key.prefix().to_owned());
+            } else {
+                push_once(&mut effects.patterns, key.widened(true));
+            }
+        }
+        for pattern in &self.patterns {
+            push_once(&mut effects.patterns, pattern.widened(false));
         }
     }
 
