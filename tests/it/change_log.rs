@@ -4,6 +4,7 @@ mod append;
 mod capture;
 mod installing;
 mod leading;
+mod migrating;
 mod reading;
 mod roles;
 mod rotating;
