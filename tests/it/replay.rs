@@ -7,6 +7,7 @@ use change_log::cursor;
 use fanout_core::names::{Feed, Partitions};
 use fanout_core::{Channel, RedisConfig};
 use fred::interfaces::KeysInterface;
+use griot_tests::client::Client;
 use griot_tests::eventually::eventually;
 use griot_tests::http;
 use griot_tests::process::{Launch, Worker};
@@ -184,5 +185,27 @@ async fn a_cursor_of_another_history_of_the_database_has_the_rules_namespaces_sw
         lineages.is_ok_and(|all| all.iter().all(|lineage| !lineage.ends_with("FF")))
     })
     .await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_lapsed_is_swept_and_every_subscriber_is_told_also_of_a_quiet_channel() -> Result<()> {
+    let stage = Stage::start(Script::default()).await?;
+    let redis = &stage.servers.redis;
+    let pool = stage.database.pool();
+    let (client, _) = Client::connect(&stage.socket(), &stage.token("42")).await?;
+    change_log::append::publish(pool, "orders:#42", &json!({"n": 1}), None).await?;
+    let _ = client.next_publication(SOON).await?;
+    stage.worker().await.kill().await?;
+    let _: () = redis.client().await?.set("product:1", "of long ago", None, None, false).await?;
+    // What rotation does to a region that was away for longer than the retention.
+    let lost: uuid::Uuid = change_log::append::publish(pool, "orders:#42", &json!({"n": 2}), None).await?;
+    sqlx::query("delete from griot.log where uid = $1").bind(lost).execute(pool).await?;
+    sqlx::query("update griot.cursor set lapsed = true").execute(pool).await?;
+    stage.revive_worker().await?;
+    assert_eq!(client.closed(SOON).await?.code, 3010, "nothing was published since");
+    ensure!(exists(redis, "product:1").await == 0, "it was swept before anybody was told");
+    let metrics = http::get(stage.worker_admin, "/metrics").await?.body;
+    ensure!(metrics.contains("griot_lapses_total 1"), "{metrics}");
     Ok(())
 }

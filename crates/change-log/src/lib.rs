@@ -16,6 +16,7 @@ mod limits;
 mod pool;
 mod progress;
 mod reader;
+pub mod rotate;
 pub mod rules;
 mod tenure;
 mod trail;

@@ -46,13 +46,20 @@ pub enum Lost {
         /// The present one.
         is: String,
     },
+    /// Entries that the region had not applied were given back.
+    #[error("the region was away for longer than the retention of the change log")]
+    Retention,
 }
 
 impl Lost {
-    /// Whether it is another database altogether, whose transactions are numbered differently.
-    pub(crate) fn is_another_database(&self) -> bool {
-        let Self::History { was, is } = self;
-        was.split_once('/').map(|(system, _)| system) != is.split_once('/').map(|(system, _)| system)
+    /// Whether nothing follows from the cursor: what it has not seen is not in the log, or its transactions are those of
+    /// another database, which are numbered differently.
+    pub(crate) fn begins_anew(&self) -> bool {
+        let system = |lineage: &str| lineage.split_once('/').map(|(system, _)| system.to_owned());
+        match self {
+            Self::History { was, is } => system(was) != system(is),
+            Self::Retention => true,
+        }
     }
 }
 
@@ -64,6 +71,7 @@ pub(crate) struct Saved {
     pub(crate) progress: Progress,
     pub(crate) lineage: Option<String>,
     pub(crate) ago: Duration,
+    pub(crate) lapsed: bool,
 }
 
 /// The server's system identifier and timeline: another pair is another history.
@@ -74,7 +82,7 @@ impl Saved {
     pub(crate) async fn read(connection: &mut PgConnection, region: &str) -> Result<Option<Self>, sqlx::Error> {
         let row = sqlx::query(
             "select snapshot::text, coalesce(replay_from, snapshot)::text as replay_from, server, lineage,
-                    sweeps::text, waiting,
+                    sweeps::text, waiting, lapsed,
                     (extract(epoch from clock_timestamp() - saved_at) * 1000000)::bigint as ago
              from griot.cursor where region = $1",
         )
@@ -91,6 +99,7 @@ impl Saved {
             snapshot: row.try_get("snapshot")?,
             replay_from: row.try_get("replay_from")?,
             lineage: row.try_get("lineage")?,
+            lapsed: row.try_get("lapsed")?,
             ago: Duration::from_micros(row.try_get::<i64, _>("ago")?.max(0).unsigned_abs()),
             progress: Progress {
                 server: row.try_get("server")?,

@@ -161,7 +161,8 @@ impl Reader {
     /// Makes `mark` durable: one small write. A mark from before an error is ignored: its entries come again.
     ///
     /// # Errors
-    /// As [`Reader::poll`], and [`Error::Superseded`] when another worker leads the region.
+    /// As [`Reader::poll`], and [`Error::Superseded`] when another worker leads the region, or when the region was
+    /// marked as lapsed: what the mark says was applied may have been gone before it was read.
     pub async fn save(&mut self, mark: Mark) -> Result<(), Error> {
         let Some(mut session) = self.session.take_if(|_| mark.session == self.sessions) else {
             return Ok(());

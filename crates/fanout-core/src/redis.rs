@@ -20,6 +20,9 @@ use crate::shutdown::Shutdown;
 /// Keys in one UNLINK: a few hundred keep the server's main thread for well under a millisecond.
 const UNLINK_BATCH: usize = 256;
 
+/// The field of the deployment's record that changes when all positions were removed.
+const FORGETTING: &str = "forgetting";
+
 /// How often a worker looks whether Redis is there.
 const WATCH: Duration = Duration::from_millis(250);
 /// How long a connection to a replica is kept at least: another one may lead to the same.
@@ -294,6 +297,22 @@ impl Redis {
 
     async fn record(&self, field: &str, value: &str) -> Result<bool, RedisError> {
         Ok(self.client.hsetnx(DEPLOYMENT, field, value).await?)
+    }
+
+    /// Records that all positions were removed on purpose, so that bridges compare those that they hold.
+    ///
+    /// # Errors
+    /// As any command.
+    pub async fn record_forgetting(&self) -> Result<(), RedisError> {
+        Ok(self.client.hset(DEPLOYMENT, (FORGETTING, uuid::Uuid::new_v4().to_string())).await?)
+    }
+
+    /// Another value each time that [all positions were removed](Self::record_forgetting); `None` when they never were.
+    ///
+    /// # Errors
+    /// As any command.
+    pub async fn forgetting(&self) -> Result<Option<String>, RedisError> {
+        Ok(self.client.hget(DEPLOYMENT, FORGETTING).await?)
     }
 
     /// Asks whether Redis takes writes, by one that changes nothing in a deployment that runs.

@@ -72,6 +72,10 @@ pub struct WorkerConfig {
     pub lease_ms: u64,
     /// One commit in so many is told in the log: its keys, patterns, publications and how long it took. 0 tells none.
     pub log_one_commit_in: u32,
+    /// Seconds for which an entry stays in the change log after its commit, and after which a region that is away is not
+    /// waited for any more. The same for every region. `migrate` makes each of the log's three partitions as long, so
+    /// that the log holds two to three times this, and a partition can be emptied during all of the third.
+    pub retention_seconds: u64,
     /// Seconds for what is under way to end at shutdown.
     pub grace_seconds: u64,
 }
@@ -88,12 +92,18 @@ impl Default for WorkerConfig {
             sweep_duty_percent: 15,
             lease_ms: 1_500,
             log_one_commit_in: 1_000,
+            retention_seconds: 1_800,
             grace_seconds: 10,
         }
     }
 }
 
 impl WorkerConfig {
+    /// How long entries are kept.
+    pub fn retention(&self) -> Duration {
+        Duration::from_secs(self.retention_seconds)
+    }
+
     /// What a sweep may take.
     pub(crate) fn sweep_limits(&self) -> Limits {
         Limits {

@@ -12,6 +12,7 @@ use crate::WorkerConfig;
 use crate::applier::{Applier, jittered};
 use crate::metrics::Metrics;
 use crate::reign::Reign;
+use crate::rotation;
 use crate::sweeper::Sweeper;
 use crate::worker::Worker;
 
@@ -97,6 +98,14 @@ impl Contender {
             self.health.clone(),
             self.metrics.clone(),
             reign.clone(),
+        ));
+        self.shutdown.spawn(rotation::run(
+            self.pool.clone(),
+            region.to_owned(),
+            term,
+            self.config.retention(),
+            reign.clone(),
+            self.metrics.clone(),
         ));
         let worker = self.worker(term, reign, sweeper)?;
         tokio::select! {

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use change_log::{Opening, Page, Pass, Progress, Reader, Rules};
+use change_log::{Lost, Opening, Page, Pass, Progress, Reader, Rules};
 
 use crate::WorkerConfig;
 use crate::applier::{Applier, Halt, jittered};
+use crate::pace::Limits;
 use crate::plan::plan;
 use crate::sampler::Sampler;
+use crate::sweep::forget_positions;
 use crate::sweeper::Sweeper;
 use crate::waiting::Waiting;
 
@@ -34,6 +36,7 @@ pub(crate) struct Worker {
     reader: Reader,
     rules: Arc<Rules>,
     page_entries: u32,
+    sweep_limits: Limits,
     applier: Applier,
     sweeper: Sweeper,
     waiting: Waiting,
@@ -56,6 +59,7 @@ impl Worker {
             reader,
             rules,
             page_entries: config.page_entries,
+            sweep_limits: config.sweep_limits(),
             applier,
             sweeper,
             waiting: Waiting::default(),
@@ -145,6 +149,9 @@ impl Worker {
         if let Some(lost) = opening.lost {
             tracing::warn!("{lost}: what all rules name is swept before anything else");
             self.sweep_all().await?;
+            if lost == Lost::Retention {
+                self.tell_all().await?;
+            }
         }
         self.sweeper.ask_again(opening.sweeps, &self.applier.reign).await;
         self.waiting.hold_all(plan(&opening.waiting, &self.rules).publications, self.sweeper.last());
@@ -164,6 +171,13 @@ impl Worker {
         applier.insist(|| applier.redis.unlink(&all.keys, None)).await?;
         self.sweeper.ask(all.patterns, &self.applier.reign).await;
         if self.sweeper.finished(&self.applier.reign).await { Ok(()) } else { Err(Halt::Over) }
+    }
+
+    /// Has every subscriber told that continuity is lost: publications are gone that nobody received.
+    async fn tell_all(&self) -> Result<(), Halt> {
+        let applier = &self.applier;
+        applier.metrics.lapses.inc();
+        applier.insist(|| forget_positions(&applier.redis, self.sweep_limits, &applier.reign)).await
     }
 
     /// Publishes what waited for sweeps that are done; waits for them when too much is waiting.

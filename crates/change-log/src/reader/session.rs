@@ -84,7 +84,7 @@ impl Session {
             frozen: None,
         };
         let lost = session.lost();
-        if lost.as_ref().is_some_and(Lost::is_another_database) {
+        if lost.as_ref().is_some_and(Lost::begins_anew) {
             session.start_at_the_present().await?;
         }
         let Progress { server, sweeps, .. } = session.saved.progress.clone();
@@ -93,11 +93,14 @@ impl Session {
     }
 
     fn lost(&self) -> Option<Lost> {
+        if self.saved.lapsed {
+            return Some(Lost::Retention);
+        }
         let was = self.saved.lineage.as_ref().filter(|was| **was != self.lineage)?;
         Some(Lost::History { was: was.clone(), is: self.lineage.clone() })
     }
 
-    /// Transactions of another database are numbered differently: the cursor means nothing here.
+    /// Where the saved cursor means nothing.
     async fn start_at_the_present(&mut self) -> Result<(), Error> {
         let now = sqlx::query_scalar("select pg_current_snapshot()::text");
         self.applied = self.connection.call("start at the present", async |c| now.fetch_one(c).await).await?;
@@ -112,7 +115,7 @@ impl Session {
         self.trail = Trail::new(Instant::now(), self.applied.clone());
     }
 
-    /// Saves the cursor; `false` when the term is over.
+    /// Saves the cursor; `false` when the term is over, or when the region lapsed since the cursor was read.
     pub(super) async fn save(
         &mut self,
         region: &str,
@@ -127,8 +130,8 @@ impl Session {
              on conflict (region) do update
              set snapshot = excluded.snapshot, lineage = excluded.lineage, server = excluded.server,
                  replay_from = excluded.replay_from, sweeps = excluded.sweeps, waiting = excluded.waiting,
-                 saved_at = clock_timestamp()
-             where c.term = excluded.term",
+                 saved_at = clock_timestamp(), lapsed = false
+             where c.term = excluded.term and (not c.lapsed or $9)",
         )
         .bind(region)
         .bind(snapshot.clone())
@@ -137,10 +140,17 @@ impl Session {
         .bind(progress.server.clone())
         .bind(replay_from.clone())
         .bind(Saved::sweeps(&progress))
-        .bind(progress.waiting.clone());
+        .bind(progress.waiting.clone())
+        .bind(self.saved.lapsed);
         let saved = self.connection.call("save the cursor", async |c| save.execute(c).await).await?;
-        self.saved =
-            Saved { snapshot, replay_from, progress, lineage: Some(self.lineage.clone()), ago: Duration::ZERO };
+        self.saved = Saved {
+            snapshot,
+            replay_from,
+            progress,
+            lineage: Some(self.lineage.clone()),
+            ago: Duration::ZERO,
+            lapsed: false,
+        };
         Ok(saved.rows_affected() > 0)
     }
 
