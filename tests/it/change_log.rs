@@ -2,6 +2,7 @@
 
 mod append;
 mod capture;
+mod choosing;
 mod installing;
 mod leading;
 mod migrating;

@@ -5,6 +5,7 @@ mod change_log;
 mod configuration;
 mod connections;
 mod continuity;
+mod database;
 mod demo;
 mod fence;
 mod full_redis;

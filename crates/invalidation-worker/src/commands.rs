@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use change_log::cursor::Leader;
-use change_log::{cursor, install, rotate};
+use change_log::{PgPool, cursor, install, rotate};
 use invalidation_worker::Config;
 
 pub(crate) fn check_config(config: &Config) -> Result<()> {
@@ -14,8 +14,15 @@ pub(crate) fn check_config(config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// Connections to the server that can be written to.
+async fn connect(config: &Config) -> Result<PgPool> {
+    let servers = invalidation_worker::servers(config)?;
+    servers.choose().await?;
+    Ok(servers.pool().clone())
+}
+
 pub(crate) async fn migrate(config: &Config) -> Result<()> {
-    let pool = invalidation_worker::pool(config)?;
+    let pool = connect(config).await?;
     change_log::migrate(&pool).await?;
     println!("the schema griot is up to date");
     let length = config.invalidation_worker.retention();
@@ -29,7 +36,7 @@ pub(crate) async fn check(config: &Config, file: &Path) -> Result<()> {
     let rules = invalidation_worker::rules(file)?;
     let configured = config.database.url.is_some() || config.database.url_file.is_some();
     if configured {
-        install::check(&invalidation_worker::pool(config)?, &rules).await?;
+        install::check(&connect(config).await?, &rules).await?;
         println!("{}: {} rules, all tables and columns are there", file.display(), rules.len());
     } else {
         println!("{}: {} rules; no database is configured, so tables were not looked at", file.display(), rules.len());
@@ -39,14 +46,14 @@ pub(crate) async fn check(config: &Config, file: &Path) -> Result<()> {
 
 pub(crate) async fn apply(config: &Config, file: &Path, lock_timeout: Duration) -> Result<()> {
     let rules = invalidation_worker::rules(file)?;
-    for (table, outcome) in install::apply(&invalidation_worker::pool(config)?, &rules, lock_timeout).await? {
+    for (table, outcome) in install::apply(&connect(config).await?, &rules, lock_timeout).await? {
         println!("{table}: {}", format!("{outcome:?}").to_lowercase());
     }
     Ok(())
 }
 
 pub(crate) async fn status(config: &Config) -> Result<()> {
-    let pool = invalidation_worker::pool(config)?;
+    let pool = connect(config).await?;
     let regions = cursor::status(&pool).await?;
     if regions.is_empty() {
         println!("no region has a cursor yet: start an invalidation-worker");

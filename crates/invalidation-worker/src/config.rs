@@ -43,7 +43,8 @@ pub struct Config {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DatabaseConfig {
-    /// `postgres://user:password@host:port/database`; the environment's `DATABASE_URL`.
+    /// `postgres://user:password@host:port/database`; the environment's `DATABASE_URL`. Several, with commas between
+    /// them or between several `host:port`: the one that can be written to is chosen, and again after each failure.
     pub url: Option<SecretString>,
     /// A file that holds the URL, because it holds the password.
     pub url_file: Option<PathBuf>,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use change_log::{Candidate, Error, PgPool, Reader, Rules, Standing, Tenure};
+use change_log::{Candidate, Error, PgPool, Reader, Rules, Servers, Standing, Tenure};
 use fanout_core::admin::Health;
 use fanout_core::{Publisher, Redis, Shutdown};
 use tokio::sync::watch;
@@ -27,6 +27,7 @@ const RENEWALS: u32 = 3;
 /// A worker of a region, in whichever role.
 pub(crate) struct Contender {
     pub(crate) candidate: Candidate,
+    pub(crate) servers: Servers,
     pub(crate) pool: PgPool,
     pub(crate) rules: Arc<Rules>,
     pub(crate) redis: Redis,
@@ -55,8 +56,18 @@ impl Contender {
     /// leader's death, and nobody sends it requests that it could not answer. Its words say what it does.
     async fn stand_by(&self) -> Option<Tenure> {
         let mut failure = RETRY.0;
+        let mut chosen = false;
         while !self.shutdown.is_requested() {
-            let wait = match self.candidate.stand().await {
+            let stands = async {
+                if !chosen {
+                    self.servers.choose().await?;
+                }
+                self.candidate.stand().await
+            };
+            let stood = stands.await;
+            // Whatever went wrong: perhaps another server is the primary now.
+            chosen = stood.is_ok();
+            let wait = match stood {
                 Ok(Standing::Leads(tenure)) => return Some(tenure),
                 Ok(Standing::Follows { holder, term, remaining }) => {
                     self.health.up("postgresql");
@@ -99,7 +110,7 @@ impl Contender {
             self.metrics.clone(),
             reign.clone(),
         ));
-        self.shutdown.spawn(rotation::run(
+        let rotating = self.shutdown.spawn(rotation::run(
             self.pool.clone(),
             region.to_owned(),
             term,
@@ -117,6 +128,10 @@ impl Contender {
         self.metrics.leader.set(0);
         if let Err(error) = sweeping.await {
             tracing::error!(%error, "the sweeper failed");
+        }
+        // Nobody may use the pool while its server is chosen again.
+        if let Err(error) = rotating.await {
+            tracing::error!(%error, "the rotation failed");
         }
         // Last of all: from here on somebody else may act.
         if let Err(error) = self.candidate.give_up(term).await {

@@ -19,7 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use change_log::{Candidate, PgPool, Rules};
+use change_log::{Candidate, Rules, Servers};
 use fanout_core::admin::{self, Health};
 use fanout_core::config::{ConfigError, secret};
 use fanout_core::{Publisher, Redis, Shutdown, Topics, telemetry};
@@ -44,8 +44,8 @@ pub struct Region {
 
 /// What a configuration says beyond its values.
 pub struct Checked {
-    /// Connections to PostgreSQL, opened when first needed.
-    pub pool: PgPool,
+    /// Where PostgreSQL may be.
+    pub servers: Servers,
     /// The rules of the configured file, or none.
     pub rules: Rules,
     /// The configured topics.
@@ -85,14 +85,16 @@ impl Region {
         redis.join_deployment(&shutdown).await?;
         shutdown.spawn(redis.clone().watch(health.clone(), shutdown.clone()));
         let config = self.config.invalidation_worker;
-        let pool = self.checked.pool;
+        let servers = self.checked.servers;
+        let pool = servers.pool().clone();
         let lease = Duration::from_millis(config.lease_ms);
         let named = |error: change_log::Error| ConfigError(error.to_string());
         let candidate = Candidate::new(pool.clone(), &config.region, lead::holder(), lease).map_err(named)?;
         let publisher = Publisher::new(redis.clone(), self.checked.topics);
         let rules = Arc::new(self.checked.rules);
         fanout_core::ready("standing by");
-        let contender = Contender { candidate, pool, rules, redis, publisher, config, health, metrics, shutdown };
+        let contender =
+            Contender { candidate, servers, pool, rules, redis, publisher, config, health, metrics, shutdown };
         contender.run().await.map_err(named)?;
         Ok(())
     }
@@ -122,7 +124,7 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
         Some(file) => rules(file)?,
         None => Rules::default(),
     };
-    Ok(Checked { pool: pool(config)?, rules, topics })
+    Ok(Checked { servers: servers(config)?, rules, topics })
 }
 
 /// Reads a file of rules.
@@ -134,11 +136,11 @@ pub fn rules(file: &Path) -> Result<Rules, ConfigError> {
     Rules::parse(&text).map_err(|error| ConfigError(format!("{}:\n{error}", file.display())))
 }
 
-/// Connections to the configured database.
+/// The servers of the configured database.
 ///
 /// # Errors
 /// No database is configured; the text says how to give one.
-pub fn pool(config: &Config) -> Result<PgPool, ConfigError> {
+pub fn servers(config: &Config) -> Result<Servers, ConfigError> {
     let database = &config.database;
     let url = secret("database.url", database.url.as_ref(), database.url_file.as_ref())?.ok_or_else(|| {
         ConfigError(
@@ -147,5 +149,5 @@ pub fn pool(config: &Config) -> Result<PgPool, ConfigError> {
                 .into(),
         )
     })?;
-    change_log::pool(url.expose_secret(), "invalidation-worker").map_err(|error| ConfigError(error.to_string()))
+    Servers::new(url.expose_secret(), "invalidation-worker").map_err(|error| ConfigError(error.to_string()))
 }

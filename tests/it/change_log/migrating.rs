@@ -24,8 +24,8 @@ async fn a_migration_that_waited_too_long_for_a_lock_keeps_nobody_from_trying_ag
     assert!(error.is_transient() && error.to_string().contains("lock timeout"), "{error}");
 
     writer.commit().await.expect("commit");
-    let other = change_log::pool(database.url(), "another process").expect("a pool");
-    let again = tokio::time::timeout(Duration::from_secs(30), change_log::migrate(&other)).await;
+    let other = change_log::Servers::new(database.url(), "another process").expect("an address");
+    let again = tokio::time::timeout(Duration::from_secs(30), change_log::migrate(other.pool())).await;
     again.expect("the first one's lock is gone, while its pool is not").expect("migrates");
     change_log::migrate(pool).await.expect("has nothing left to do");
 }
