@@ -13,6 +13,7 @@ mod error;
 pub mod install;
 pub mod lead;
 mod limits;
+mod nearest;
 mod pool;
 mod reader;
 pub mod rules;
