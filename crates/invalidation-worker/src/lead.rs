@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::WorkerConfig;
 use crate::metrics::Metrics;
+use crate::redelete::{Redelete, redelete};
 use crate::reign::Reign;
 use crate::sweeper::Sweeper;
 use crate::worker::{Worker, jittered};
@@ -97,11 +98,22 @@ impl Contender {
             self.metrics.clone(),
             reign.clone(),
         ));
-        let worker = self.worker(term, reign, sweeper)?;
+        let (redelete, waiting) = redelete();
+        let (redis, health, metrics) = (self.redis.clone(), self.health.clone(), self.metrics.clone());
+        let redeleting = self.shutdown.spawn(waiting.run(redis, health, metrics, reign.clone()));
+        let worker = self.worker(term, reign, sweeper, redelete)?;
         tokio::select! {
             biased;
             () = self.keep(tenure, &prolong) => {}
             () = worker.run() => {}
+        }
+        if !self.shutdown.is_requested() {
+            // The term is lost.
+            prolong.send_replace(None);
+        }
+        // At an ending in order it deletes what waits, while nobody else leads.
+        if let Err(error) = redeleting.await {
+            tracing::error!(%error, "the second deletions failed");
         }
         prolong.send_replace(None);
         self.metrics.leader.set(0);
@@ -117,7 +129,7 @@ impl Contender {
         Ok(())
     }
 
-    fn worker(&self, term: i64, reign: Reign, sweeper: Sweeper) -> Result<Worker, Error> {
+    fn worker(&self, term: i64, reign: Reign, sweeper: Sweeper, redelete: Redelete) -> Result<Worker, Error> {
         Ok(Worker {
             reader: Reader::new(self.pool.clone(), self.candidate.region(), term)?,
             rules: Arc::clone(&self.rules),
@@ -128,6 +140,7 @@ impl Contender {
             metrics: self.metrics.clone(),
             reign,
             sweeper,
+            redelete,
             mark: None,
         })
     }

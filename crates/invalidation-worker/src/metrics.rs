@@ -16,6 +16,8 @@ pub(crate) struct Metrics {
     pub(crate) entries: ByReason,
     /// Exact keys that existed and were deleted.
     pub(crate) keys: Counter,
+    /// Of those that `redelete` deleted once more, the ones that were there again.
+    pub(crate) redeleted: Counter,
     /// Keys that sweeps removed.
     pub(crate) swept: Counter,
     /// Publications confirmed by Redis.
@@ -41,6 +43,7 @@ impl Metrics {
             leader: Gauge::default(),
             takeovers: Counter::default(),
             keys: Counter::default(),
+            redeleted: Counter::default(),
             swept: Counter::default(),
             publications: Counter::default(),
             repeated: Counter::default(),
@@ -57,6 +60,8 @@ impl Metrics {
         registry.register("leader", "1 while this worker leads its region", metrics.leader.clone());
         registry.register("takeovers", "Times that this worker took its region over", metrics.takeovers.clone());
         registry.register("keys_deleted", "Exact keys deleted", metrics.keys.clone());
+        let help = "Exact keys that were there again when redelete deleted them once more";
+        registry.register("keys_redeleted", help, metrics.redeleted.clone());
         registry.register("keys_swept", "Keys that sweeps removed", metrics.swept.clone());
         registry.register("log_publications", "Publications of the change log", metrics.publications.clone());
         registry.register("log_publications_repeated", "Of these, published before", metrics.repeated.clone());

@@ -10,6 +10,7 @@ use fanout_core::{Publication, PublishError, Publisher, Redis, RedisError};
 use crate::WorkerConfig;
 use crate::metrics::Metrics;
 use crate::plan::{Plan, Poison, plan};
+use crate::redelete::Redelete;
 use crate::reign::Reign;
 use crate::sweeper::{Sweeper, Ticket};
 
@@ -33,6 +34,7 @@ pub(crate) struct Worker {
     pub(crate) metrics: Metrics,
     pub(crate) reign: Reign,
     pub(crate) sweeper: Sweeper,
+    pub(crate) redelete: Redelete,
     /// A cursor that is saved once the sweeps that were asked for before it are done.
     pub(crate) mark: Option<(Ticket, Mark)>,
 }
@@ -121,6 +123,7 @@ impl Worker {
         if matches!(pass, Pass::All | Pass::Invalidate) {
             plan.poison.iter().for_each(|poison| self.set_aside(poison));
             self.delete(&plan.keys).await?;
+            self.redelete.ask(plan.redelete, &self.reign).await;
             self.sweeper.ask(plan.patterns, &self.reign).await;
         }
         if matches!(pass, Pass::All | Pass::Publish) {
