@@ -176,7 +176,7 @@ async fn a_writer_who_queues_behind_apply_goes_on_while_a_long_transaction_still
         })
         .await;
         // Behind apply: its lock conflicts with the one that waits, not with the one that is held.
-        let queued = "set lock_timeout = 0; insert into t values (2)";
+        let queued = "begin; set local lock_timeout = '20s'; insert into t values (2); commit";
         execute(pool, queued).await;
         let open: bool = sqlx::query_scalar(
             "select exists (select from pg_locks where relation = 't'::regclass and mode = 'RowExclusiveLock' and granted)",
