@@ -18,4 +18,5 @@ mod readme;
 mod recovery;
 mod replay;
 mod right_person;
+mod rules;
 mod trials;

@@ -55,6 +55,13 @@ pub enum Body {
         /// `schema.table`.
         source: String,
     },
+    /// A statement touched more rows of a table with rules than are logged one by one.
+    Many {
+        /// `schema.table`.
+        source: String,
+        /// What the statement did.
+        op: Op,
+    },
     /// The row does not follow its own schema: somebody wrote it by hand. Only good to be counted.
     Unreadable {
         /// What is wrong with it.
@@ -91,6 +98,17 @@ pub enum Op {
     Delete,
 }
 
+impl Op {
+    /// The SQL word in lower case.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Insert => "insert",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+}
+
 impl Body {
     /// A word for logs and metrics.
     pub fn kind(&self) -> &'static str {
@@ -100,6 +118,7 @@ impl Body {
             Self::InvalidatePattern { .. } => "invalidate_pattern",
             Self::Row(_) => "row",
             Self::Truncate { .. } => "truncate",
+            Self::Many { .. } => "many",
             Self::Unreadable { .. } => "unreadable",
         }
     }
@@ -156,17 +175,22 @@ impl Fields<'_> {
             "invalidate_pattern" => Body::InvalidatePattern { pattern: content!(self.text("pattern")) },
             "row" => Body::Row(content!(self.row_change())),
             "truncate" => Body::Truncate { source: content!(self.text("source")) },
+            "many" => Body::Many { source: content!(self.text("source")), op: content!(self.op()) },
             _ => return Ok(Err(format!("kind {kind:?} is not known"))),
         }))
     }
 
-    fn row_change(&self) -> Content<RowChange> {
-        let op = match content!(self.text("op")).as_str() {
+    fn op(&self) -> Content<Op> {
+        Ok(Ok(match content!(self.text("op")).as_str() {
             "insert" => Op::Insert,
             "update" => Op::Update,
             "delete" => Op::Delete,
             other => return Ok(Err(format!("op {other:?} is not known"))),
-        };
+        }))
+    }
+
+    fn row_change(&self) -> Content<RowChange> {
+        let op = content!(self.op());
         let has_data = self.0.try_get::<Option<&str>, _>("data")?.is_some();
         Ok(Ok(RowChange {
             source: content!(self.text("source")),

@@ -57,6 +57,22 @@ pub enum Error {
         /// The term that is over.
         term: i64,
     },
+    /// A table's lock was not free. Nothing of it was changed.
+    #[error(
+        "{table} was not free within {} ms, {attempts} times: a transaction that wrote to it is open; repeat when it is over",
+        waited.as_millis()
+    )]
+    Busy {
+        /// The table or partition, as SQL names it.
+        table: String,
+        /// How often its lock was asked for.
+        attempts: u32,
+        /// How long each time.
+        waited: Duration,
+    },
+    /// A statement to rehearse was refused; PostgreSQL's own sentence where it came that far.
+    #[error("{0}")]
+    Statement(String),
     /// A region's name is not one.
     #[error("region {0:?}: a name is 1 to 64 characters of A-Z a-z 0-9 _ -")]
     Region(String),
@@ -76,7 +92,7 @@ impl Error {
             Self::Migrate(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => {
                 database_is_transient(error)
             }
-            Self::Timeout { .. } | Self::Standby | Self::Superseded { .. } => true,
+            Self::Timeout { .. } | Self::Busy { .. } | Self::Standby | Self::Superseded { .. } => true,
             Self::NoServer(refusals) => refusals.iter().any(|refusal| refusal.error.is_transient()),
             Self::NotMigrated(_)
             | Self::Migrate(_)
@@ -84,6 +100,7 @@ impl Error {
             | Self::Address(_)
             | Self::CursorAhead { .. }
             | Self::Region(_)
+            | Self::Statement(_)
             | Self::Json(_)
             | Self::Rules(_) => false,
         }
@@ -92,10 +109,10 @@ impl Error {
     /// A short word for a metric's label.
     pub fn metric_label(&self) -> &'static str {
         match self {
-            Self::Database(sqlx::Error::Database(_)) => "refused",
+            Self::Database(sqlx::Error::Database(_)) | Self::Statement(_) => "refused",
             Self::Database(_) => "connection",
             Self::NotMigrated(_) | Self::Migrate(_) => "schema",
-            Self::Timeout { .. } => "timeout",
+            Self::Timeout { .. } | Self::Busy { .. } => "timeout",
             Self::Standby => "standby",
             Self::Superseded { .. } => "superseded",
             Self::CursorAhead { .. } => "cursor_ahead",

@@ -15,6 +15,7 @@ pub mod install;
 pub mod lead;
 mod limits;
 mod migrate;
+mod nearest;
 mod progress;
 mod reader;
 pub mod rotate;

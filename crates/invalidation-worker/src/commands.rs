@@ -1,7 +1,6 @@
 //! Commands that end by themselves.
 
-use std::path::Path;
-use std::time::Duration;
+pub(crate) mod rules;
 
 use anyhow::Result;
 use change_log::cursor::Leader;
@@ -32,26 +31,6 @@ pub(crate) async fn migrate(config: &Config) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn check(config: &Config, file: &Path) -> Result<()> {
-    let rules = invalidation_worker::rules(file)?;
-    let configured = config.database.url.is_some() || config.database.url_file.is_some();
-    if configured {
-        install::check(&connect(config).await?, &rules).await?;
-        println!("{}: {} rules, all tables and columns are there", file.display(), rules.len());
-    } else {
-        println!("{}: {} rules; no database is configured, so tables were not looked at", file.display(), rules.len());
-    }
-    Ok(())
-}
-
-pub(crate) async fn apply(config: &Config, file: &Path, lock_timeout: Duration) -> Result<()> {
-    let rules = invalidation_worker::rules(file)?;
-    for (table, outcome) in install::apply(&connect(config).await?, &rules, lock_timeout).await? {
-        println!("{table}: {}", format!("{outcome:?}").to_lowercase());
-    }
-    Ok(())
-}
-
 pub(crate) async fn status(config: &Config) -> Result<()> {
     let pool = connect(config).await?;
     let regions = cursor::status(&pool).await?;
@@ -73,7 +52,7 @@ pub(crate) async fn status(config: &Config) -> Result<()> {
         println!("region {}: {}", region.region, leader(region.leader.as_ref()));
     }
     if let Some(file) = &config.invalidation_worker.rules {
-        for (table, state) in install::compare(&pool, &invalidation_worker::rules(file)?).await? {
+        for (table, state) in install::compare(&pool, &invalidation_worker::rules(config, file)?).await? {
             println!("triggers of {table}: {}", format!("{state:?}").to_lowercase());
         }
     }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::WorkerConfig;
 use crate::applier::{Applier, jittered};
 use crate::metrics::Metrics;
+use crate::redelete::{Redelete, redelete};
 use crate::reign::Reign;
 use crate::rotation;
 use crate::sweeper::Sweeper;
@@ -118,11 +119,22 @@ impl Contender {
             reign.clone(),
             self.metrics.clone(),
         ));
-        let worker = self.worker(term, reign, sweeper)?;
+        let (redelete, waiting) = redelete();
+        let (redis, health, metrics) = (self.redis.clone(), self.health.clone(), self.metrics.clone());
+        let redeleting = self.shutdown.spawn(waiting.run(redis, health, metrics, reign.clone()));
+        let worker = self.worker(term, reign, sweeper, redelete)?;
         tokio::select! {
             biased;
             () = self.keep(tenure, &prolong) => {}
             () = worker.run() => {}
+        }
+        if !self.shutdown.is_requested() {
+            // The term is lost.
+            prolong.send_replace(None);
+        }
+        // At an ending in order it deletes what waits, while nobody else leads.
+        if let Err(error) = redeleting.await {
+            tracing::error!(%error, "the second deletions failed");
         }
         prolong.send_replace(None);
         self.metrics.leader.set(0);
@@ -142,7 +154,7 @@ impl Contender {
         Ok(())
     }
 
-    fn worker(&self, term: i64, reign: Reign, sweeper: Sweeper) -> Result<Worker, Error> {
+    fn worker(&self, term: i64, reign: Reign, sweeper: Sweeper, redelete: Redelete) -> Result<Worker, Error> {
         let reader = Reader::new(self.pool.clone(), self.candidate.region(), term)?;
         let applier = Applier {
             redis: self.redis.clone(),
@@ -152,7 +164,7 @@ impl Contender {
             reign,
             server: None,
         };
-        Ok(Worker::new(reader, Arc::clone(&self.rules), &self.config, applier, sweeper))
+        Ok(Worker::new(reader, Arc::clone(&self.rules), &self.config, applier, sweeper, redelete))
     }
 
     /// Renews the lease for as long as it can be renewed, also while the ending is under way: the last entries are

@@ -2,10 +2,12 @@
 
 mod applier;
 pub mod config;
+mod drift;
 mod lead;
 mod metrics;
 mod pace;
 pub mod plan;
+mod redelete;
 mod reign;
 mod rotation;
 mod sampler;
@@ -79,9 +81,12 @@ impl Region {
     pub async fn run(self, shutdown: Shutdown) -> Result<(), ConfigError> {
         let mut registry = telemetry::registry();
         let metrics = Metrics::register(&mut registry);
-        let health = Health::new(&["postgresql", "redis"]);
+        let health = Health::new(&["postgresql", "redis", "rules"]);
         let redis = Redis::connect(&self.config.redis)?;
         shutdown.spawn(admin::serve(self.operators, health.clone(), Arc::new(registry), shutdown.clone()));
+        let rules = Arc::new(self.checked.rules);
+        let watched = servers(&self.config)?;
+        shutdown.spawn(drift::watch(watched, Arc::clone(&rules), health.clone(), shutdown.clone()));
         redis.join_deployment(&shutdown).await?;
         shutdown.spawn(redis.clone().watch(health.clone(), shutdown.clone()));
         let config = self.config.invalidation_worker;
@@ -91,7 +96,6 @@ impl Region {
         let named = |error: change_log::Error| ConfigError(error.to_string());
         let candidate = Candidate::new(pool.clone(), &config.region, lead::holder(), lease).map_err(named)?;
         let publisher = Publisher::new(redis.clone(), self.checked.topics);
-        let rules = Arc::new(self.checked.rules);
         fanout_core::ready("standing by");
         let contender =
             Contender { candidate, servers, pool, rules, redis, publisher, config, health, metrics, shutdown };
@@ -121,19 +125,25 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
         )));
     }
     let rules = match &config.invalidation_worker.rules {
-        Some(file) => rules(file)?,
+        Some(file) => rules(config, file)?,
         None => Rules::default(),
     };
     Ok(Checked { servers: servers(config)?, rules, topics })
 }
 
-/// Reads a file of rules.
+/// Reads a file of rules, and checks its channels against the topics where the configuration names some.
 ///
 /// # Errors
 /// The file cannot be read, or every problem in it with line and column.
-pub fn rules(file: &Path) -> Result<Rules, ConfigError> {
+pub fn rules(config: &Config, file: &Path) -> Result<Rules, ConfigError> {
     let text = std::fs::read_to_string(file).map_err(|error| ConfigError(format!("{}: {error}", file.display())))?;
-    Rules::parse(&text).map_err(|error| ConfigError(format!("{}:\n{error}", file.display())))
+    let told = |error: change_log::Error| ConfigError(format!("{}:\n{error}", file.display()));
+    let rules = Rules::parse(&text).map_err(told)?;
+    if let Some(topics) = &config.topics {
+        let topics: Vec<&str> = topics.keys().map(String::as_str).collect();
+        rules.check_topics(&topics, config.default_topic.is_some()).map_err(told)?;
+    }
+    Ok(rules)
 }
 
 /// The servers of the configured database.

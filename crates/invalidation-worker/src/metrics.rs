@@ -18,6 +18,8 @@ pub(crate) struct Metrics {
     pub(crate) entries: ByReason,
     /// Exact keys that existed and were deleted.
     pub(crate) keys: Counter,
+    /// Of those that `redelete` deleted once more, the ones that were there again.
+    pub(crate) redeleted: Counter,
     /// Keys that sweeps removed.
     pub(crate) swept: Counter,
     /// Publications confirmed by Redis.
@@ -50,6 +52,7 @@ impl Metrics {
             takeovers: Counter::default(),
             log_rotations: Counter::default(),
             keys: Counter::default(),
+            redeleted: Counter::default(),
             swept: Counter::default(),
             publications: Counter::default(),
             repeated: Counter::default(),
@@ -70,6 +73,8 @@ impl Metrics {
         registry.register("takeovers", "Times that this worker took its region over", metrics.takeovers.clone());
         registry.register("log_rotations", "Partitions of the log that were emptied", metrics.log_rotations.clone());
         registry.register("keys_deleted", "Exact keys deleted", metrics.keys.clone());
+        let help = "Exact keys that were there again when redelete deleted them once more";
+        registry.register("keys_redeleted", help, metrics.redeleted.clone());
         registry.register("keys_swept", "Keys that sweeps removed", metrics.swept.clone());
         registry.register("log_publications", "Publications of the change log", metrics.publications.clone());
         registry.register("replays", "Times that another Redis server answered", metrics.replays.clone());

@@ -1,6 +1,7 @@
 //! What a page of the change log asks for. Pure: entries and rules in, effects out.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use change_log::{Body, Entry, Rules};
 use fanout_core::publisher::Once;
@@ -13,6 +14,8 @@ use uuid::Uuid;
 pub struct Plan {
     /// Exact keys to delete, each once.
     pub keys: Vec<String>,
+    /// Keys among them to delete once more after a time, each once per time.
+    pub redelete: Vec<(Duration, String)>,
     /// Patterns to sweep, each once.
     pub patterns: Vec<String>,
     /// Publications, in the order of the log.
@@ -56,6 +59,7 @@ pub fn plan<'e>(entries: impl IntoIterator<Item = &'e Entry>, rules: &Rules) -> 
 struct Planning {
     plan: Plan,
     keys: HashSet<String>,
+    redelete: HashSet<(Duration, String)>,
     patterns: HashSet<String>,
 }
 
@@ -68,19 +72,15 @@ impl Planning {
             Body::Invalidate { key } => self.key(key.clone()),
             Body::InvalidatePattern { pattern } => self.pattern(pattern.clone()),
             Body::Row(change) => {
-                let op = match change.op {
-                    change_log::entry::Op::Insert => "insert",
-                    change_log::entry::Op::Update => "update",
-                    change_log::entry::Op::Delete => "delete",
-                };
                 let effects = rules.effects(entry.uid, change);
                 self.invalidations(entry, &effects);
                 for row in &effects.publications {
                     let key = row.conflation_key.as_ref();
-                    self.publish(entry, row.id, &row.channel, &row.data, key, Some(op), row.after_sweep);
+                    self.publish(entry, row.id, &row.channel, &row.data, key, Some(change.op.word()), row.after_sweep);
                 }
             }
             Body::Truncate { source } => self.invalidations(entry, &rules.truncate_effects(source)),
+            Body::Many { source, op } => self.invalidations(entry, &rules.many_effects(source, *op)),
             Body::Unreadable { reason } => self.poison(entry, "unreadable", reason.clone()),
         }
     }
@@ -88,6 +88,11 @@ impl Planning {
     fn invalidations(&mut self, entry: &Entry, effects: &change_log::Effects) {
         for key in &effects.keys {
             self.key(key.clone());
+        }
+        for again in &effects.redelete {
+            if self.redelete.insert(again.clone()) {
+                self.plan.redelete.push(again.clone());
+            }
         }
         for pattern in &effects.patterns {
             self.pattern(pattern.clone());

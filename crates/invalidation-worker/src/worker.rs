@@ -9,6 +9,7 @@ use crate::WorkerConfig;
 use crate::applier::{Applier, Halt, jittered};
 use crate::pace::Limits;
 use crate::plan::plan;
+use crate::redelete::Redelete;
 use crate::sampler::Sampler;
 use crate::sweep::forget_positions;
 use crate::sweeper::Sweeper;
@@ -39,6 +40,7 @@ pub(crate) struct Worker {
     sweep_limits: Limits,
     applier: Applier,
     sweeper: Sweeper,
+    redelete: Redelete,
     waiting: Waiting,
     sampler: Sampler,
     /// When the server was last seen well.
@@ -54,6 +56,7 @@ impl Worker {
         config: &WorkerConfig,
         applier: Applier,
         sweeper: Sweeper,
+        redelete: Redelete,
     ) -> Self {
         Self {
             reader,
@@ -62,6 +65,7 @@ impl Worker {
             sweep_limits: config.sweep_limits(),
             applier,
             sweeper,
+            redelete,
             waiting: Waiting::default(),
             sampler: Sampler::new(config.log_one_commit_in),
             looked: Instant::now(),
@@ -132,6 +136,7 @@ impl Worker {
             if page.pass != Pass::Publish {
                 plan.poison.iter().for_each(|poison| self.applier.set_aside(poison));
                 self.applier.delete(&plan.keys).await?;
+                self.redelete.ask(plan.redelete, &self.applier.reign).await;
                 self.sweeper.ask(plan.patterns, &self.applier.reign).await;
             }
             if page.pass != Pass::Invalidate {

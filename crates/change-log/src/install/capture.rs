@@ -1,13 +1,13 @@
 //! The trigger function of one table and the triggers that call it, as SQL text.
 //!
 //! Statement-level with transition tables: a statement costs one call and one insert, whatever it touches. All rules
-//! of a table share one entry per changed row.
+//! of a table share one entry per changed row. A statement that touches more rows than a limit is one entry.
 
 use std::collections::BTreeSet;
 
 use crate::digest::fnv1a;
 use crate::entry::Op;
-use crate::rules::{Rule, Table};
+use crate::rules::{Limits, Rule, Table};
 
 use super::sql::{ident, literal};
 
@@ -25,11 +25,13 @@ pub(super) struct Capture {
     watched: BTreeSet<String>,
     /// At least one rule asks for any change.
     any_change: bool,
+    /// Rows of one statement that are logged one by one.
+    rows: u32,
 }
 
 impl Capture {
     /// The union of what `rules` need, all of them of `table`.
-    pub(super) fn new(table: &Table, rules: &[Rule]) -> Self {
+    pub(super) fn new(table: &Table, rules: &[Rule], limits: Limits) -> Self {
         let names = |columns: &mut dyn Iterator<Item = &str>| columns.map(str::to_owned).collect::<BTreeSet<_>>();
         let updates = || rules.iter().filter(|rule| rule.on.contains(&Op::Update));
         Self {
@@ -40,6 +42,7 @@ impl Capture {
             data: names(&mut rules.iter().flat_map(Rule::data_columns).map(|(column, _)| column)),
             watched: names(&mut updates().filter_map(Rule::watched_columns).flatten().map(|(column, _)| column)),
             any_change: updates().any(|rule| rule.watched_columns().is_none()),
+            rows: limits.rows_per_statement,
         }
     }
 
@@ -81,23 +84,29 @@ impl Capture {
         )
     }
 
-    /// Creates or replaces the triggers, and drops those that no rule needs any more. `enable always`: a session
-    /// that replays changes (`session_replication_role`) changes rows too.
-    pub(super) fn create_triggers(&self) -> impl Iterator<Item = String> {
-        let table = format!("{}.{}", ident(&self.schema), ident(&self.table));
-        EVENTS.iter().map(move |event| {
-            let Event { trigger, sql, referencing, .. } = event;
-            if self.ops.contains(&event.op) {
-                format!(
-                    "create or replace trigger {trigger} after {sql} on {table} {referencing}
-                     for each statement execute function griot.{function}();
-                     alter table {table} enable always trigger {trigger}",
-                    function = ident(&self.function_name()),
-                )
-            } else {
-                format!("drop trigger if exists {trigger} on {table}")
-            }
-        })
+    /// Drops the triggers of `relation`, the table or a partition of it, that no rule needs, and creates or replaces the
+    /// others. `enable always`: a session that replays changes (`session_replication_role`) changes rows too.
+    ///
+    /// To drop takes the strongest lock, so it comes first: no statement then waits while an earlier one's lock holds up
+    /// writers.
+    pub(super) fn create_triggers(&self, relation: &str) -> String {
+        let (wanted, unwanted): (Vec<_>, Vec<_>) = EVENTS.iter().partition(|event| self.ops.contains(&event.op));
+        let drops = unwanted.iter().map(|event| format!("drop trigger if exists {} on {relation}", event.trigger));
+        let creates = wanted.iter().map(|Event { trigger, sql, referencing, .. }| {
+            format!(
+                "create or replace trigger {trigger} after {sql} on {relation} {referencing}
+                 for each statement execute function griot.{function}();
+                 alter table only {relation} enable always trigger {trigger}",
+                function = ident(&self.function_name()),
+            )
+        });
+        drops.chain(creates).collect::<Vec<_>>().join(";\n")
+    }
+
+    /// Drops all triggers of ours from a table that was a partition.
+    pub(super) fn drop_triggers(relation: &str) -> String {
+        let drops = EVENTS.iter().map(|event| format!("drop trigger if exists {} on {relation}", event.trigger));
+        drops.collect::<Vec<_>>().join(";\n")
     }
 
     /// Drops the function of a table that no rule names, and with it the triggers.
@@ -114,12 +123,15 @@ impl Capture {
 #variable_conflict use_column
 begin
     if tg_op = 'INSERT' then
+{many_new}
         insert into griot.log (kind, source, op, new_row, data)
         select 'row', {source}, 'insert', {new_text}, {new_data} from new_rows n;
     elsif tg_op = 'DELETE' then
+{many_old}
         insert into griot.log (kind, source, op, old_row, data)
         select 'row', {source}, 'delete', {old_text}, {old_data} from old_rows o;
     elsif tg_op = 'UPDATE' then
+{many_old}
 {update}
     else
         insert into griot.log (kind, source) values ('truncate', {source});
@@ -127,11 +139,24 @@ begin
     return null;
 end
 ",
+            many_new = self.many(&source, "new_rows"),
+            many_old = self.many(&source, "old_rows"),
             new_text = text("n"),
             new_data = data("n"),
             old_text = text("o"),
             old_data = data("o"),
             update = self.update(&source),
+        )
+    }
+
+    /// One entry instead of the rows, when there are too many of them. Looks at no more rows than it must.
+    fn many(&self, source: &str, rows: &str) -> String {
+        format!(
+            "        if exists (select from {rows} offset {limit}) then
+            insert into griot.log (kind, source, op) values ('many', {source}, lower(tg_op));
+            return null;
+        end if;",
+            limit = self.rows,
         )
     }
 
@@ -215,7 +240,7 @@ const EVENTS: [Event; 4] = [
 ];
 
 /// A name that is legible and, for any two tables, different; PostgreSQL cuts names at 63 bytes.
-fn function_name(source: &str) -> String {
+pub(super) fn function_name(source: &str) -> String {
     let legible: String = source.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(36).collect();
     let distinct = fnv1a(source.as_bytes()) >> 64;
     format!("capture_{legible}_{distinct:016x}")
