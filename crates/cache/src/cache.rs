@@ -4,8 +4,8 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use fanout_core::RedisError;
 use fanout_core::config::ConfigError;
+use fanout_core::{Redis, RedisError};
 use fred::clients::Client;
 use fred::interfaces::KeysInterface;
 use prometheus_client::registry::Registry;
@@ -35,17 +35,16 @@ pub(crate) struct Shared {
 }
 
 impl Cache {
-    /// A cache that talks to Redis through `client`, which must reach the primary: a replica may still have what was
-    /// deleted. Metrics are called `cache_…`, behind the prefix of `registry`
-    /// ([`fanout_core::telemetry::registry`] has `griot`).
+    /// A cache in `redis`, which must lead to the primary: a replica may still have what was deleted. Metrics are called
+    /// `cache_…`, behind the prefix of `registry` ([`fanout_core::telemetry::registry`] has `griot`).
     ///
     /// # Errors
     /// A configuration that cannot work.
-    pub fn new(client: Client, config: CacheConfig, registry: &mut Registry) -> Result<Self, ConfigError> {
+    pub fn new(redis: &Redis, config: CacheConfig, registry: &mut Registry) -> Result<Self, ConfigError> {
         config.check()?;
         let metrics = Metrics::register(registry);
-        let shared =
-            Shared { client, config, metrics, flights: Flights::default(), away_until: Mutex::default() };
+        let client = redis.client().clone();
+        let shared = Shared { client, config, metrics, flights: Flights::default(), away_until: Mutex::default() };
         Ok(Self { shared: Arc::new(shared) })
     }
 

@@ -5,12 +5,14 @@
 //! is being loaded it holds the empty string. `docs/cache.md` says what is promised, and has the same protocol for Node.
 //!
 //! ```no_run
-//! # async fn example(client: fred::clients::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! # async fn load_product(_id: u64) -> Result<String, std::io::Error> { Ok("{}".into()) }
 //! use cache::{Cache, CacheConfig};
+//! use fanout_core::{Redis, RedisConfig};
 //!
+//! let redis = Redis::connect(&RedisConfig { url: "redis://127.0.0.1:6379".into(), ..RedisConfig::default() })?;
 //! let mut registry = fanout_core::telemetry::registry();
-//! let cache = Cache::new(client, CacheConfig::default(), &mut registry)?;
+//! let cache = Cache::new(&redis, CacheConfig::default(), &mut registry)?;
 //! let products = cache.family("product");
 //! let product = products.read_through("product:42", || load_product(42)).await?;
 //! # drop(product);
