@@ -80,37 +80,48 @@ impl Cache {
 
 impl Shared {
     /// Carries a reader's command out, unless Redis was away a moment ago.
-    pub(crate) async fn attempt<T>(
+    pub(crate) fn attempt<T>(
         &self,
         family: &'static str,
-        command: impl Future<Output = Result<T, fred::error::Error>>,
-    ) -> Result<T, RedisError> {
-        let away_until = *self.away_until.lock().unwrap_or_else(PoisonError::into_inner);
-        if away_until.is_some_and(|until| Instant::now() < until) {
-            return Err(RedisError::NotSent("it was a moment ago".into()));
+        command: impl Future<Output = Result<T, fred::error::Error>> + Send,
+    ) -> impl Future<Output = Result<T, RedisError>> + Send {
+        let insisting = self.insist(family, command);
+        async move {
+            let away_until = *self.away_until.lock().unwrap_or_else(PoisonError::into_inner);
+            if away_until.is_some_and(|until| Instant::now() < until) {
+                return Err(RedisError::NotSent("it was a moment ago".into()));
+            }
+            insisting.await
         }
-        self.insist(family, command).await
     }
 
     /// Carries a command out.
-    pub(crate) async fn insist<T>(
+    pub(crate) fn insist<T>(
         &self,
         family: &'static str,
-        command: impl Future<Output = Result<T, fred::error::Error>>,
-    ) -> Result<T, RedisError> {
-        let limit = Duration::from_millis(self.config.command_timeout_ms);
-        let answer = match tokio::time::timeout(limit, command).await {
-            Ok(answer) => answer.map_err(RedisError::from),
-            Err(_) => Err(RedisError::Away(format!("no answer within {limit:?}"))),
-        };
-        if let Err(error) = &answer {
-            self.metrics.error(family, if error.is_away() { "away" } else { "refused" });
-            tracing::debug!(family, %error, "the cache");
-            if error.is_away() {
-                let until = Instant::now() + Duration::from_millis(self.config.away_pause_ms);
-                *self.away_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        command: impl Future<Output = Result<T, fred::error::Error>> + Send,
+    ) -> impl Future<Output = Result<T, RedisError>> + Send {
+        // A command of fred is a future of 20 KB, which would be part of every future around it.
+        let command = Box::pin(command);
+        async move {
+            let limit = Duration::from_millis(self.config.command_timeout_ms);
+            let answer = match tokio::time::timeout(limit, command).await {
+                Ok(answer) => answer.map_err(RedisError::from),
+                Err(_) => Err(RedisError::Away(format!("no answer within {limit:?}"))),
+            };
+            if let Err(error) = &answer {
+                self.failed(family, error);
             }
+            answer
         }
-        answer
+    }
+
+    fn failed(&self, family: &'static str, error: &RedisError) {
+        self.metrics.error(family, if error.is_away() { "away" } else { "refused" });
+        tracing::debug!(family, %error, "the cache");
+        if error.is_away() {
+            let until = Instant::now() + Duration::from_millis(self.config.away_pause_ms);
+            *self.away_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        }
     }
 }

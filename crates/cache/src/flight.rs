@@ -10,10 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use fanout_core::RedisError;
 use tokio::sync::{Mutex as TurnLock, MutexGuard};
 
-use crate::error::Error;
 use crate::key::Token;
 
 /// A moment in the order of this process's reads.
@@ -31,7 +29,13 @@ impl Moment {
 /// The loads that are under way.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
-    by_key: Mutex<HashMap<String, (Arc<TurnLock<Turn>>, usize)>>,
+    by_key: Mutex<HashMap<String, Flight>>,
+}
+
+#[derive(Debug, Default)]
+struct Flight {
+    turn: Arc<TurnLock<Turn>>,
+    readers: usize,
 }
 
 /// A reader's part in a flight. The flight is forgotten with its last reader.
@@ -54,32 +58,22 @@ pub(crate) struct Turn {
 
 #[derive(Debug)]
 struct Landed {
-    outcome: Result<Bytes, Failure>,
+    /// The error is what the closure answered; closures of different callers may fail differently.
+    outcome: Result<Bytes, Arc<dyn Any + Send + Sync>>,
     /// When the outcome was still true for certain.
     as_of: Moment,
-}
-
-#[derive(Debug, Clone)]
-enum Failure {
-    Load(Arc<dyn Any + Send + Sync>),
-    Redis(RedisError),
 }
 
 impl Flights {
     /// Takes part in the flight of `key`, or begins one; `None` when there are `limit` others.
     pub(crate) fn join<'a>(&'a self, key: &'a str, limit: usize) -> Option<Seat<'a>> {
         let mut by_key = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = if let Some((turn, readers)) = by_key.get_mut(key) {
-            *readers += 1;
-            Arc::clone(turn)
-        } else {
-            if by_key.len() >= limit {
-                return None;
-            }
-            let turn = Arc::default();
-            by_key.insert(key.to_owned(), (Arc::clone(&turn), 1));
-            turn
-        };
+        if by_key.len() >= limit && !by_key.contains_key(key) {
+            return None;
+        }
+        let flight = by_key.entry(key.to_owned()).or_default();
+        flight.readers += 1;
+        let turn = Arc::clone(&flight.turn);
         Some(Seat { flights: self, key, turn })
     }
 
@@ -99,9 +93,9 @@ impl Seat<'_> {
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
         let mut by_key = self.flights.by_key.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, readers)) = by_key.get_mut(self.key) {
-            *readers -= 1;
-            if *readers == 0 {
+        if let Some(flight) = by_key.get_mut(self.key) {
+            flight.readers -= 1;
+            if flight.readers == 0 {
                 by_key.remove(self.key);
             }
         }
@@ -110,27 +104,17 @@ impl Drop for Seat<'_> {
 
 impl Turn {
     /// What an earlier turn ended with, if it holds for a reader that began at `began`.
-    pub(crate) fn outcome<E: Send + Sync + 'static>(&self, began: Moment) -> Option<Result<Bytes, Error<E>>> {
+    pub(crate) fn outcome<E: Send + Sync + 'static>(&self, began: Moment) -> Option<Result<Bytes, Arc<E>>> {
         let landed = self.landed.as_ref().filter(|landed| began < landed.as_of)?;
-        match landed.outcome.clone() {
-            Ok(value) => Some(Ok(value)),
-            Err(Failure::Redis(error)) => Some(Err(Error::Redis(error))),
-            // Of another type when two callers load one key by closures that fail differently.
-            Err(Failure::Load(error)) => Some(Err(Error::Load(error.downcast().ok()?))),
+        match &landed.outcome {
+            Ok(value) => Some(Ok(value.clone())),
+            Err(error) => Some(Err(Arc::clone(error).downcast().ok()?)),
         }
     }
 
     /// Ends the turn.
-    pub(crate) fn land<E: Send + Sync + 'static>(&mut self, outcome: &Result<Bytes, Error<E>>, as_of: Moment) {
-        let outcome = match outcome {
-            Ok(value) => Ok(value.clone()),
-            Err(Error::Load(error)) => {
-                let error: Arc<dyn Any + Send + Sync> = Arc::<E>::clone(error);
-                Err(Failure::Load(error))
-            }
-            Err(Error::Redis(error)) => Err(Failure::Redis(error.clone())),
-            Err(Error::Key(_)) => return,
-        };
+    pub(crate) fn land<E: Send + Sync + 'static>(&mut self, outcome: &Result<Bytes, Arc<E>>, as_of: Moment) {
+        let outcome = outcome.clone().map_err(|error| -> Arc<dyn Any + Send + Sync> { error });
         self.landed = Some(Landed { outcome, as_of });
     }
 }
@@ -139,7 +123,7 @@ impl Turn {
 mod tests {
     use super::*;
 
-    type Outcome = Result<Bytes, Error<String>>;
+    type Outcome = Result<Bytes, Arc<String>>;
 
     #[test]
     fn what_landed_holds_for_whom_began_before_it_was_true() {
@@ -158,10 +142,10 @@ mod tests {
     fn an_error_is_shared_as_it_is_and_only_with_those_who_expect_its_type() {
         let (began, as_of) = (Moment::now(), Moment::now());
         let mut turn = Turn::default();
-        let failed: Outcome = Err(Error::Load(Arc::new("no database".to_owned())));
+        let failed: Outcome = Err(Arc::new("no database".to_owned()));
         turn.land(&failed, as_of);
         let shared = turn.outcome::<String>(began).expect("an outcome").expect_err("it failed");
-        assert_eq!(shared.to_string(), "no database");
+        assert_eq!(*shared, "no database");
         assert!(turn.outcome::<u8>(began).is_none());
     }
 

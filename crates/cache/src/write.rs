@@ -1,6 +1,5 @@
 //! Write-through with versions: the database first, then the cache, and never an older version over a newer one.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -66,12 +65,11 @@ impl Family {
     ///
     /// # Errors
     /// What `write` answers; a key out of limits. Redis never: the write counts, and [`Outcome::Away`] tells.
-    pub async fn write_through<V, E, F, Fut>(&self, key: &str, write: F) -> Result<Written, Error<E>>
-    where
-        V: Into<Bytes>,
-        F: FnOnce() -> Fut,
-        Fut: Future<Output = Result<V, E>>,
-    {
+    pub async fn write_through<V: Into<Bytes>, E>(
+        &self,
+        key: &str,
+        write: impl AsyncFnOnce() -> Result<V, E>,
+    ) -> Result<Written, Error<E>> {
         KeyError::check(key, self.cache.shared.config.max_key_bytes)?;
         let token = self.claim(key).await;
         match write().await {
@@ -121,7 +119,7 @@ impl Family {
 
     async fn try_written(&self, key: &str, token: Option<&Token>, value: &Bytes) -> Result<Outcome, RedisError> {
         let shared = &self.cache.shared;
-        if self.unfit_reason(value) == Some("too_large") {
+        if self.unfit(value) == Some("too_large") {
             self.cache.invalidate(&[key]).await?;
             return Ok(Outcome::TooLarge);
         }

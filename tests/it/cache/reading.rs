@@ -9,10 +9,8 @@ use bytes::Bytes;
 use cache::{CacheConfig, Error, KeyError, Looked, WhenAway};
 use fred::interfaces::KeysInterface;
 use futures::future::join_all;
-use griot_tests::client::Client;
 use griot_tests::eventually::eventually;
 use griot_tests::servers::Redis;
-use griot_tests::stage::{Script, Stage};
 use tokio::sync::Semaphore;
 
 use super::Process;
@@ -281,54 +279,5 @@ async fn while_redis_is_away_readers_load_or_fail_as_configured_and_then_it_is_u
     })
     .await;
     assert_eq!(server.ask(&format!("GET {key}")).await?, "a kora");
-    Ok(())
-}
-
-/// Promise 4, with everything real: a page that is told asks again and is given the new price, while others read.
-#[tokio::test(flavor = "multi_thread")]
-async fn who_asks_again_on_a_push_is_given_the_new_value_500_times() -> Result<()> {
-    let stage = Arc::new(Stage::start(Script::default()).await?);
-    let process = Arc::new(Process::on(&stage.servers.redis, CacheConfig::default()).await?);
-    let (client, _) = Client::connect(&stage.socket(), &stage.token("42")).await?;
-    client.subscribe("products").await?;
-    let price = {
-        let (stage, process) = (Arc::clone(&stage), Arc::clone(&process));
-        move || {
-            let (stage, process) = (Arc::clone(&stage), Arc::clone(&process));
-            async move {
-                let row = || {
-                    let row = sqlx::query_scalar("select price_cents::text from products where id = 1");
-                    row.fetch_one(stage.database.pool())
-                };
-                let text: Bytes =
-                    process.cache.family("t").read_through::<String, sqlx::Error, _, _>("product:1", row).await?;
-                Ok::<i64, anyhow::Error>(String::from_utf8(text.to_vec())?.parse()?)
-            }
-        }
-    };
-    let others = fanout_core::Shutdown::new();
-    for _ in 0..4 {
-        let (price, ending) = (price.clone(), others.clone());
-        others.spawn(async move {
-            while !ending.is_requested() {
-                price().await.expect("a price");
-            }
-        });
-    }
-    for turn in 0..500_i64 {
-        sqlx::query("update products set price_cents = $1 where id = 1")
-            .bind(turn)
-            .execute(stage.database.pool())
-            .await?;
-        let (_, publication) = client.next_publication(SOON).await?;
-        ensure!(publication["data"]["price_cents"] == turn, "{publication}");
-        let shown = price().await?;
-        ensure!(shown == turn, "turn {turn}: the page that was told is shown {shown}");
-    }
-    others.request();
-    others.drain(SOON).await;
-    let (hits, lost) = (process.counted("hits", ""), process.counted("fills", "lost"));
-    println!("{hits} hits, {} loads, {lost} fills lost", process.counted("loads", "ok"));
-    ensure!(hits > 0, "others read from the cache");
     Ok(())
 }
