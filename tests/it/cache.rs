@@ -11,6 +11,7 @@ use griot_tests::eventually::eventually;
 use griot_tests::servers::{Redis, prefix, shared};
 use prometheus_client::registry::Registry;
 
+mod fresh;
 mod interleavings;
 mod reading;
 mod writing;
