@@ -29,7 +29,7 @@ const WRITERS: usize = 4;
 /// Commits whose page has not asked again yet, at most.
 const UNANSWERED: usize = 8;
 /// Rows that change, so few that all of these meet.
-const PRODUCTS: usize = 2;
+const PRODUCTS: i64 = 2;
 /// What an application needs at most to make a page of a row.
 const RENDERING_US: u64 = 3_000;
 const SOON: Duration = Duration::from_secs(30);
@@ -107,7 +107,7 @@ async fn write(database: &PgPool, commits: usize, unanswered: &Semaphore) -> Res
     let commit = async |n: usize| {
         unanswered.acquire().await?.forget();
         let raise = sqlx::query("update products set price_cents = price_cents + 1 where id = $1");
-        raise.bind(i64::try_from(n % PRODUCTS + 1)?).execute(database).await?;
+        raise.bind(i64::try_from(n)? % PRODUCTS + 1).execute(database).await?;
         anyhow::Ok(())
     };
     stream::iter(0..commits).map(commit).buffer_unordered(WRITERS).try_collect().await
@@ -182,8 +182,7 @@ impl Backend {
     /// Reads until it fails.
     async fn read_on(&self, process: usize) -> Result<Infallible> {
         loop {
-            let id = if fastrand::bool() { 1 } else { 2 };
-            self.read(process, id).await?;
+            self.read(process, fastrand::i64(1..=PRODUCTS)).await?;
             // Others use this machine too.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

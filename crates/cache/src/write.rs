@@ -60,6 +60,9 @@ impl Family {
     /// for a load. So a version is only ever put where nothing newer was deleted: two writers in any order leave the newest,
     /// or nothing.
     ///
+    /// A rule of the invalidation-worker that names the key deletes it after the commit, and with it what was put there;
+    /// without one a push can be faster than this write. `docs/cache.md` says which of the two to choose.
+    ///
     /// When `write` fails the key is deleted, because the commit may have been done all the same. When it is dropped, the
     /// version from before stays until a rule of the invalidation-worker or its life ends it.
     ///
