@@ -1,6 +1,7 @@
 //! Every promise against real servers, in one binary so that the tests share one set of them.
 
 mod api;
+mod cache;
 mod change_log;
 mod configuration;
 mod connections;

@@ -426,7 +426,8 @@ impl Redis {
         &self.config
     }
 
-    pub(crate) fn client(&self) -> &Client {
+    /// The client itself, for the crates of this workspace that may name fred.
+    pub fn client(&self) -> &Client {
         &self.client
     }
 
