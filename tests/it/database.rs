@@ -7,6 +7,7 @@ use griot_tests::client::Client;
 use griot_tests::eventually::eventually;
 use griot_tests::http;
 use griot_tests::process::Launch;
+use griot_tests::servers::Database;
 use griot_tests::stage::{Script, Stage};
 use serde_json::json;
 use sqlx::{Executor, PgPool};
@@ -60,6 +61,29 @@ async fn the_log_is_rotated_while_nothing_is_lost() -> Result<()> {
         pool.execute("update griot.tick set at = at - interval '1 minute'").await?;
         ensure!(n < 100_000, "no rotations");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn migrate_makes_partitions_as_long_as_the_retention_and_status_tells_who_lapsed() -> Result<()> {
+    let database = Database::fresh().await?;
+    let run = |argument: &'static str, retention: &str| {
+        let launch = Launch::new("invalidation-worker").arg(argument).env("DATABASE_URL", database.url());
+        launch.env("GRIOT_INVALIDATION_WORKER__RETENTION_SECONDS", retention).run()
+    };
+    let migrated = run("migrate", "600").await?;
+    ensure!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+    let length: i32 = sqlx::query_scalar("select griot.bucket_seconds()").fetch_one(database.pool()).await?;
+    assert_eq!(length, 600);
+
+    let cursor = "insert into griot.cursor (region, snapshot, lapsed) values ('away', pg_current_snapshot(), true)";
+    database.pool().execute(cursor).await?;
+    let status = String::from_utf8(run("status", "600").await?.stdout)?;
+    ensure!(status.contains("region away: was away for longer than the retention"), "{status}");
+
+    let refused = run("--check-config", "0").await?;
+    let said = String::from_utf8(refused.stderr)?;
+    ensure!(!refused.status.success() && said.contains("retention_seconds = 0: must be 1 to 604800"), "{said}");
     Ok(())
 }
 

@@ -6,7 +6,8 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::error::Error;
 
-/// Whatever is at the other end: notice when it has vanished, and end what a cancelled call left behind.
+/// sqlx has no keepalive of its own: a peer that vanished would hold the server's side for hours. The server's limit on a
+/// statement also ends what a cancelled call left behind.
 const SESSION: [(&str, &str); 5] = [
     ("tcp_keepalives_idle", "20"),
     ("tcp_keepalives_interval", "5"),

@@ -94,10 +94,10 @@ impl Servers {
 
 /// The timeline of a primary, as 8 hexadecimal digits.
 ///
-/// A pooler is found by what it cannot do: a setting that comes with the connection reaches PostgreSQL itself, but a
-/// pooler's connections to PostgreSQL were opened before, by itself, and are lent to many. It either refuses such
-/// settings or forgets them, whatever its mode; and only a mode that lends for whole sessions would do, which nobody
-/// can tell from outside by asking once.
+/// A pooler is recognised by what it cannot do. Its own connections to PostgreSQL are lent to many, so a setting that
+/// comes with ours never reaches the server: the pooler refuses it or forgets it. This is so in each of its modes. One
+/// that lends for whole sessions would do, but cannot be told from the others by asking, and those break quietly: prepared
+/// statements, `set` and the migrations' lock end up in other people's hands.
 async fn timeline(server: &PgConnectOptions) -> Result<String, Error> {
     const ASK: &str = "select case when pg_is_in_recovery() then null
                               else left(pg_walfile_name(pg_current_wal_lsn()), 8) end as timeline,

@@ -301,6 +301,9 @@ async fn snapshots_of_another_history_prove_nothing() {
     let note = "insert into griot.tick values (clock_timestamp() - interval '1 hour', '900000000:900000000:')";
     execute(pool, note).await;
     assert_eq!(turn(pool, term).await.outcome, Outcome::Needed, "no note of this history is old enough");
+    let kept = "select count(*) from griot.tick where snapshot::text like '900000000:%'";
+    let kept: i64 = sqlx::query_scalar(kept).fetch_one(pool).await.expect("count");
+    assert_eq!(kept, 0, "it would be believed once this history has come as far");
     execute(pool, "insert into griot.cursor (region, snapshot) values ('there', '900000000:900000000:')").await;
     assert_eq!(turn_later(pool, term).await, Outcome::Needed, "nobody knows what that region has applied");
     execute(pool, "delete from griot.cursor where region = 'there'").await;
