@@ -259,7 +259,7 @@ async fn a_dry_run_says_what_a_statement_would_do_and_takes_it_back() -> Result<
         rules(&stage, &["dry-run", &file, "update stock set status = 'paid', place = 70 where id = 7"]).await?;
     ensure!(ran, "{said}");
     for line in [
-        "the statement would change 1 rows and make 1 entry",
+        "the statement would touch 1 row and make 1 entry",
         "update of a row of public.stock",
         "  deletes stock:7",
         "  deletes paid:7",

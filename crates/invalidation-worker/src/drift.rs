@@ -17,6 +17,7 @@ const RETRY: Duration = Duration::from_millis(250);
 
 /// Compares until the ending is asked for, as the leader and as a standby alike.
 pub(crate) async fn watch(pool: PgPool, rules: Arc<Rules>, health: Health, shutdown: Shutdown) {
+    health.down("rules", "not compared with the triggers in the database yet");
     while !shutdown.is_requested() {
         let wait = match install::compare(&pool, &rules).await {
             Ok(states) => {

@@ -165,6 +165,7 @@ mod tests {
         [rules.products]
         table = "public.products"
         keys = ["product:{id}"]
+        redelete = "2s"
         patterns = ["search:*"]
         publish = "after-sweep"
         [rules.products.publication]
@@ -212,9 +213,19 @@ mod tests {
         ];
         let plan = plan(&entries, &rules);
         assert_eq!(plan.keys, ["product:7"]);
+        assert_eq!(plan.redelete, [(Duration::from_secs(2), "product:7".to_owned())]);
         assert_eq!(plan.patterns, ["search:*"]);
         assert_eq!(channels(&plan.publications), [(1, "products"), (4, "orders:#42")]);
         assert_eq!(channels(&plan.after_sweep), [(2, "products"), (3, "products"), (5, "products")]);
+    }
+
+    #[test]
+    fn of_too_many_rows_the_keys_go_by_pattern_and_no_publication_is_made() {
+        let rules = Rules::parse(RULES).expect("rules");
+        let plan = plan(&[entry(1, Body::Many { source: "public.products".into(), op: Op::Update })], &rules);
+        assert_eq!(plan.patterns, ["product:*", "search:*"]);
+        assert!(plan.keys.is_empty() && plan.publications.is_empty() && plan.after_sweep.is_empty());
+        assert_eq!(plan.poison.iter().map(|p| p.reason).collect::<Vec<_>>(), ["too_many_rows"]);
     }
 
     #[test]
