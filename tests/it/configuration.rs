@@ -50,3 +50,22 @@ async fn an_unknown_key_is_refused_with_its_line_and_no_secret_is_shown() -> Res
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_rule_that_publishes_to_a_topic_that_is_not_configured_is_refused_with_its_place() -> Result<()> {
+    let folder = TemporaryFolder::new()?;
+    let (file, rules) = (folder.path().join("griot.toml"), folder.path().join("rules.toml"));
+    let database = "[database]\nurl = \"postgres://u@h/d\"\n";
+    fs::write(&file, format!("{TOPICS}\n{database}[invalidation_worker]\nrules = {rules:?}\n"))?;
+    let publishing = |channel: &str| {
+        format!("[rules.r]\ntable = \"public.t\"\n[rules.r.publication]\nchannel = {channel:?}\ndata = [\"id\"]\n")
+    };
+    fs::write(&rules, publishing("ordrs:#{user_id}"))?;
+    let (valid, said) = check("invalidation-worker", &file).await?;
+    assert!(!valid && said.contains("rules.toml:\nline 4, column 11: "), "{said}");
+    assert!(said.contains("no topic \"ordrs\" is configured; is it \"orders\"?"), "{said}");
+    fs::write(&rules, publishing("orders:#{user_id}"))?;
+    let (valid, said) = check("invalidation-worker", &file).await?;
+    assert!(valid, "{said}");
+    Ok(())
+}

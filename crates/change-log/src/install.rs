@@ -3,6 +3,10 @@
 //! The role that applies rules must own the tables that they name (or be a superuser), and must be the role that ran
 //! the migrations or a member of it: the trigger functions run with its rights and append to the log.
 //!
+//! A statement that names a partition fires the triggers of that partition only, so partitions have the same ones. A
+//! partition that is created or attached later differs until the rules are applied again. Tables that inherit otherwise
+//! are tables of their own: write rules for each.
+//!
 //! A trigger reads the columns that rules name, so dropping or renaming one of them makes writes to the table fail.
 //! Apply rules without the column first.
 
@@ -43,7 +47,7 @@ pub enum Outcome {
 pub enum State {
     /// They are what the rules ask for.
     Current,
-    /// They come from other rules, or were changed or disabled.
+    /// They come from other rules, or were changed or disabled, or a partition came or went.
     Differs,
     /// There are none.
     Missing,

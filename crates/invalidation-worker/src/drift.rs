@@ -19,6 +19,7 @@ const RETRY: Duration = Duration::from_millis(250);
 /// chosen again after a failure.
 pub(crate) async fn watch(servers: Servers, rules: Arc<Rules>, health: Health, shutdown: Shutdown) {
     let mut chosen = false;
+    health.down("rules", "not compared with the triggers in the database yet");
     while !shutdown.is_requested() {
         let compared = async {
             if !chosen {

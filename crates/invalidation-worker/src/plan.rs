@@ -165,6 +165,7 @@ mod tests {
         [rules.products]
         table = "public.products"
         keys = ["product:{id}"]
+        redelete = "2s"
         patterns = ["search:*"]
         publish = "after-sweep"
         [rules.products.publication]
@@ -216,6 +217,7 @@ mod tests {
         ];
         let plan = plan(&entries, &rules);
         assert_eq!(plan.keys, ["product:7"]);
+        assert_eq!(plan.redelete, [(Duration::from_secs(2), "product:7".to_owned())]);
         assert_eq!(plan.patterns, ["search:*"]);
         let (now, waits) = (false, true);
         assert_eq!(
@@ -228,6 +230,15 @@ mod tests {
                 (5, "products", now)
             ]
         );
+    }
+
+    #[test]
+    fn of_too_many_rows_the_keys_go_by_pattern_and_no_publication_is_made() {
+        let rules = Rules::parse(RULES).expect("rules");
+        let plan = plan(&[entry(1, Body::Many { source: "public.products".into(), op: Op::Update })], &rules);
+        assert_eq!(plan.patterns, ["product:*", "search:*"]);
+        assert!(plan.keys.is_empty() && plan.publications.is_empty() && plan.after_sweep.is_empty());
+        assert_eq!(plan.poison.iter().map(|p| p.reason).collect::<Vec<_>>(), ["too_many_rows"]);
     }
 
     #[test]

@@ -169,7 +169,7 @@ async fn a_writer_who_queues_behind_apply_goes_on_while_a_long_transaction_still
     let mut long = pool.begin().await.expect("begin");
     long.execute("insert into t values (1)").await.expect("insert");
 
-    let applying = apply(pool, &rules, Duration::from_millis(500));
+    let applying = apply(pool, &rules, WAIT);
     let meanwhile = async {
         eventually(WAIT * 10, "apply waits for the lock", || async {
             waiting(pool).await == ["ShareRowExclusiveLock"]

@@ -123,22 +123,24 @@ impl Capture {
 #variable_conflict use_column
 begin
     if tg_op = 'INSERT' then
-{many_new}
         insert into griot.log (kind, source, op, new_row, data)
-        select 'row', {source}, 'insert', {new_text}, {new_data} from new_rows n;
+        select 'row', {source}, 'insert', {new_text}, {new_data} from new_rows n where {few_new};
+{many_new}
     elsif tg_op = 'DELETE' then
-{many_old}
         insert into griot.log (kind, source, op, old_row, data)
-        select 'row', {source}, 'delete', {old_text}, {old_data} from old_rows o;
-    elsif tg_op = 'UPDATE' then
+        select 'row', {source}, 'delete', {old_text}, {old_data} from old_rows o where {few_old};
 {many_old}
+    elsif tg_op = 'UPDATE' then
 {update}
+{many_old}
     else
         insert into griot.log (kind, source) values ('truncate', {source});
     end if;
     return null;
 end
 ",
+            few_new = self.few("new_rows"),
+            few_old = self.few("old_rows"),
             many_new = self.many(&source, "new_rows"),
             many_old = self.many(&source, "old_rows"),
             new_text = text("n"),
@@ -149,12 +151,17 @@ end
         )
     }
 
-    /// One entry instead of the rows, when there are too many of them. Looks at no more rows than it must.
+    /// Whether the rows are few enough to be logged one by one. Asked once and in the statement that logs them, where it
+    /// costs less than a statement of its own, and looks at no more rows than it must.
+    fn few(&self, rows: &str) -> String {
+        format!("(select not exists (select from {rows} offset {limit}))", limit = self.rows)
+    }
+
+    /// One entry instead of the rows, when there were too many of them; then none was logged.
     fn many(&self, source: &str, rows: &str) -> String {
         format!(
-            "        if exists (select from {rows} offset {limit}) then
+            "        if not found and exists (select from {rows} offset {limit}) then
             insert into griot.log (kind, source, op) values ('many', {source}, lower(tg_op));
-            return null;
         end if;",
             limit = self.rows,
         )
@@ -196,7 +203,7 @@ end
                {changed},
                case when n.griot_number is null then {old_data} else {new_data} end
         from {old_rows} o full join {new_rows} n on n.griot_number = o.griot_number
-        where o.griot_number is null or n.griot_number is null or {condition}
+        where (o.griot_number is null or n.griot_number is null or {condition}) and {few}
         order by coalesce(n.griot_number, o.griot_number);",
             old_text = text("o"),
             new_text = text("n"),
@@ -204,6 +211,7 @@ end
             new_data = data("n"),
             old_rows = numbered("old_rows"),
             new_rows = numbered("new_rows"),
+            few = self.few("old_rows"),
         )
     }
 }

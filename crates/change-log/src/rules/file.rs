@@ -48,7 +48,7 @@ struct RuleFile {
     patterns: Vec<Spanned<String>>,
     columns: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
-    publish: When,
+    publish: Publish,
     when: Option<Spanned<ConditionFile>>,
     redelete: Option<Spanned<String>>,
     publication: Option<PublicationFile>,
@@ -56,7 +56,7 @@ struct RuleFile {
 
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
-enum When {
+enum Publish {
     #[default]
     AfterKeys,
     AfterSweep,
@@ -153,7 +153,7 @@ impl Reading<'_> {
             patterns: rule.patterns.into_iter().filter_map(|pattern| self.pattern(name, pattern)).collect(),
             columns,
             publication: rule.publication.and_then(|publication| self.publication(name, publication, &on)),
-            after_sweep: rule.publish == When::AfterSweep,
+            after_sweep: rule.publish == Publish::AfterSweep,
             when: rule.when.map(|when| self.condition(name, when)).unwrap_or_default(),
             redelete,
             on,

@@ -66,7 +66,8 @@ pub(crate) async fn dry_run(
     for table in not_installed {
         println!("{table}: its triggers are not those of this file; they were for this run");
     }
-    println!("the statement would change {rows} rows and make {}", count(entries.len(), more));
+    let rows = if rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") };
+    println!("the statement would touch {rows} and make {}", count(entries.len(), more));
     entries.iter().for_each(|entry| print(entry, &rules));
     println!("nothing was committed; ids are drawn anew when the statement is run");
     Ok(())
