@@ -28,6 +28,11 @@ sweep *ARGS:
     cargo build --release --bin publisher --bin subscriber-bridge --bin invalidation-worker --bin sweep
     target/release/sweep "$@"
 
+# What capturing changes costs writers: pgbench without capture, with our trigger and with a trigger that notifies.
+capture *ARGS:
+    cargo build --bin capture
+    target/debug/capture "$@"
+
 # Everything that CI runs.
 test: lint build official-clients
     cargo test --workspace --doc
