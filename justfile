@@ -33,6 +33,11 @@ capture *ARGS:
     cargo build --bin capture
     target/debug/capture "$@"
 
+# From a commit until the cache key is gone, at 1,000 commits per second; and how many keys per second the worker sustains.
+latency *ARGS:
+    cargo build --release --bin publisher --bin subscriber-bridge --bin invalidation-worker --bin latency
+    target/release/latency "$@"
+
 # Everything that CI runs.
 test: lint build official-clients
     cargo test --workspace --doc

@@ -30,6 +30,8 @@ pub struct Script {
     pub origins: Vec<String>,
     /// More lines of `[invalidation_worker]`.
     pub worker: String,
+    /// More settings of PostgreSQL, as [`Postgres::start_with`](crate::servers::Postgres::start_with) takes them.
+    pub postgres: &'static [&'static str],
 }
 
 impl Default for Script {
@@ -41,6 +43,7 @@ impl Default for Script {
             topics: TOPICS.into(),
             origins: Vec::new(),
             worker: String::new(),
+            postgres: &[],
         }
     }
 }
@@ -77,7 +80,7 @@ pub struct Stage {
 impl Stage {
     /// Starts the servers, makes the schema, applies the rules and starts the workers; returns when all are ready.
     pub async fn start(script: Script) -> Result<Self> {
-        let servers = Servers::start().await?;
+        let servers = Servers::start_with(script.postgres).await?;
         let database = Database::fresh_on(&servers.postgres).await?;
         sqlx::raw_sql(sqlx::AssertSqlSafe(script.schema.clone()))
             .execute(database.pool())
