@@ -6,6 +6,7 @@ mod installing;
 mod leading;
 mod reading;
 mod roles;
+mod rotating;
 
 use change_log::{Body, Entry, PgPool, Reader};
 use griot_tests::servers::Database;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use sqlx::migrate::MigrateError;
+
 /// The one error of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -14,7 +16,7 @@ pub enum Error {
     NotMigrated(String),
     /// A migration failed.
     #[error("migration: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(#[from] MigrateError),
     /// The address of the database could not be understood. The address itself is not shown: it holds the password.
     #[error("the database address is not valid: {0}; expected postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
     Address(String),
@@ -62,7 +64,9 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Database(error) => database_is_transient(error),
-            Self::Migrate(sqlx::migrate::MigrateError::Execute(error)) => database_is_transient(error),
+            Self::Migrate(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => {
+                database_is_transient(error)
+            }
             Self::Timeout { .. } | Self::Standby | Self::Superseded { .. } => true,
             Self::NotMigrated(_)
             | Self::Migrate(_)

@@ -15,6 +15,7 @@ pub mod lead;
 mod limits;
 mod pool;
 mod reader;
+pub mod rotate;
 pub mod rules;
 mod tenure;
 

@@ -50,6 +50,10 @@ pub async fn migrate(pool: &PgPool) -> Result<(), Error> {
     // sqlx's default table would be shared with the application's own sqlx migrations, and neither would start.
     migrator.create_schema("griot");
     migrator.dangerous_set_table_name("griot.migration");
-    migrator.run(pool).await?;
+    let mut connection = pool.acquire().await?;
+    // The migrator's lock belongs to the session and stays when a migration fails or this is not waited for; back in the
+    // pool, the connection would keep everybody else from migrating.
+    connection.close_on_drop();
+    migrator.run(&mut *connection).await?;
     Ok(())
 }

@@ -163,7 +163,8 @@ impl Reader {
     /// Makes `mark` durable: one small write. A mark from before an error is ignored: its entries come again.
     ///
     /// # Errors
-    /// As [`Reader::poll`], and [`Error::Superseded`] when another worker leads the region.
+    /// As [`Reader::poll`], and [`Error::Superseded`] when another worker leads the region, or when the region was
+    /// marked as lapsed: what the mark says was applied may have been gone before it was read.
     pub async fn save(&mut self, mark: Mark) -> Result<(), Error> {
         let Some(mut session) = self.session.take_if(|_| mark.session == self.sessions) else {
             return Ok(());
@@ -171,7 +172,7 @@ impl Reader {
         let save = sqlx::query(
             "insert into griot.cursor as c (region, snapshot, term) values ($1, $2::pg_snapshot, $3)
              on conflict (region) do update set snapshot = excluded.snapshot, saved_at = clock_timestamp()
-             where c.term = excluded.term",
+             where c.term = excluded.term and not c.lapsed",
         )
         .bind(&self.region)
         .bind(mark.snapshot.clone())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use change_log::cursor::Leader;
-use change_log::{cursor, install};
+use change_log::{cursor, install, rotate};
 use invalidation_worker::Config;
 
 pub(crate) fn check_config(config: &Config) -> Result<()> {
@@ -15,8 +15,13 @@ pub(crate) fn check_config(config: &Config) -> Result<()> {
 }
 
 pub(crate) async fn migrate(config: &Config) -> Result<()> {
-    change_log::migrate(&invalidation_worker::pool(config)?).await?;
+    let pool = invalidation_worker::pool(config)?;
+    change_log::migrate(&pool).await?;
     println!("the schema griot is up to date");
+    let length = config.invalidation_worker.retention();
+    if rotate::set_bucket_length(&pool, length).await? {
+        println!("each partition of the log is written to for {} seconds now", length.as_secs());
+    }
     Ok(())
 }
 
@@ -52,6 +57,12 @@ pub(crate) async fn status(config: &Config) -> Result<()> {
             "region {}: {} entries to apply{oldest}; cursor saved {:.1?} ago",
             region.region, region.pending, region.saved_ago
         );
+        if region.lapsed {
+            println!(
+                "region {}: was away for longer than the retention; entries that it needs are gone",
+                region.region
+            );
+        }
         println!("region {}: {}", region.region, leader(region.leader.as_ref()));
     }
     if let Some(file) = &config.invalidation_worker.rules {

@@ -70,6 +70,10 @@ pub struct WorkerConfig {
     /// Milliseconds that this worker may lead the region without renewing, which it does three times in that time.
     /// Another worker of the region takes over at most this long after this one was killed or froze.
     pub lease_ms: u64,
+    /// Seconds for which an entry stays in the change log after its commit, and after which a region that is away is not
+    /// waited for any more. The same for every region. `migrate` makes each of the log's three partitions as long, so
+    /// that the log holds two to three times this, and a partition can be emptied during all of the third.
+    pub retention_seconds: u64,
     /// Seconds for what is under way to end at shutdown.
     pub grace_seconds: u64,
 }
@@ -85,12 +89,18 @@ impl Default for WorkerConfig {
             sweep_stall_us: 150,
             sweep_duty_percent: 15,
             lease_ms: 1_500,
+            retention_seconds: 1_800,
             grace_seconds: 10,
         }
     }
 }
 
 impl WorkerConfig {
+    /// How long entries are kept.
+    pub fn retention(&self) -> Duration {
+        Duration::from_secs(self.retention_seconds)
+    }
+
     /// What a sweep may take.
     pub(crate) fn sweep_limits(&self) -> Limits {
         Limits {

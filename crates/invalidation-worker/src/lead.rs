@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::WorkerConfig;
 use crate::metrics::Metrics;
 use crate::reign::Reign;
+use crate::rotation;
 use crate::sweeper::Sweeper;
 use crate::worker::{Worker, jittered};
 
@@ -96,6 +97,14 @@ impl Contender {
             self.health.clone(),
             self.metrics.clone(),
             reign.clone(),
+        ));
+        self.shutdown.spawn(rotation::run(
+            self.pool.clone(),
+            region.to_owned(),
+            term,
+            self.config.retention(),
+            reign.clone(),
+            self.metrics.clone(),
         ));
         let worker = self.worker(term, reign, sweeper)?;
         tokio::select! {

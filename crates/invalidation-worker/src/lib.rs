@@ -6,6 +6,7 @@ mod metrics;
 mod pace;
 pub mod plan;
 mod reign;
+mod rotation;
 mod sweep;
 mod sweeper;
 mod worker;
@@ -28,6 +29,8 @@ use self::metrics::Metrics;
 
 /// What a lease may be: shorter than this, a busy machine loses it; longer, nobody would call it a takeover.
 const LEASE_MS: std::ops::RangeInclusive<u64> = 300..=60_000;
+/// What a retention may be; the longest is a week, and the log holds up to three times as much.
+const RETENTION_SECONDS: std::ops::RangeInclusive<u64> = 1..=604_800;
 
 /// A worker whose address is bound.
 pub struct Region {
@@ -104,6 +107,13 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
     if !(LEASE_MS.contains(&lease)) {
         let (from, to) = LEASE_MS.into_inner();
         return Err(ConfigError(format!("invalidation_worker.lease_ms = {lease}: must be {from} to {to}")));
+    }
+    let retention = config.invalidation_worker.retention_seconds;
+    if !(RETENTION_SECONDS.contains(&retention)) {
+        let (from, to) = RETENTION_SECONDS.into_inner();
+        return Err(ConfigError(format!(
+            "invalidation_worker.retention_seconds = {retention}: must be {from} to {to}"
+        )));
     }
     let rules = match &config.invalidation_worker.rules {
         Some(file) => rules(file)?,

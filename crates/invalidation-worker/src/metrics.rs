@@ -12,6 +12,8 @@ pub(crate) struct Metrics {
     pub(crate) leader: Gauge,
     /// How often it took over.
     pub(crate) takeovers: Counter,
+    /// Partitions of the log that were emptied.
+    pub(crate) log_rotations: Counter,
     /// Entries applied, by kind.
     pub(crate) entries: ByReason,
     /// Exact keys that existed and were deleted.
@@ -40,6 +42,7 @@ impl Metrics {
             entries: ByReason::register(registry, "entries_applied", "Entries of the change log applied, by kind"),
             leader: Gauge::default(),
             takeovers: Counter::default(),
+            log_rotations: Counter::default(),
             keys: Counter::default(),
             swept: Counter::default(),
             publications: Counter::default(),
@@ -56,6 +59,7 @@ impl Metrics {
         };
         registry.register("leader", "1 while this worker leads its region", metrics.leader.clone());
         registry.register("takeovers", "Times that this worker took its region over", metrics.takeovers.clone());
+        registry.register("log_rotations", "Partitions of the log that were emptied", metrics.log_rotations.clone());
         registry.register("keys_deleted", "Exact keys deleted", metrics.keys.clone());
         registry.register("keys_swept", "Keys that sweeps removed", metrics.swept.clone());
         registry.register("log_publications", "Publications of the change log", metrics.publications.clone());
