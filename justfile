@@ -18,6 +18,10 @@ watch USER="42": build
 soak MINUTES="30" *ARGS: build official-clients
     cargo run --quiet --bin soak -- "$@"
 
+# Every commit has its effects, whichever process is killed: `just storm [workers|redis|postgres|standby]`, `--seed N`.
+storm *ARGS: build official-clients
+    cargo run --quiet --bin storm -- "$@"
+
 # What hostile clients cost the others: the p99 of well-behaved ones, quiet, quiet again and under attack.
 hostile *ARGS:
     cargo build --release --bin subscriber-bridge --bin hostile

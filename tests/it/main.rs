@@ -16,4 +16,5 @@ mod listeners;
 mod readme;
 mod recovery;
 mod right_person;
+mod storm;
 mod trials;

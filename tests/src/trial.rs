@@ -22,8 +22,15 @@ mod crash;
 mod cut;
 mod promotion;
 mod restart;
+mod storm;
 
-pub use self::{crash::crash, cut::cut, promotion::promotion, restart::restart};
+pub use self::{
+    crash::crash,
+    cut::cut,
+    promotion::promotion,
+    restart::restart,
+    storm::{Faults, Storm, storm},
+};
 
 /// Three personal topics and one broadcast, all with a history of 300.
 pub const TOPICS: &str = r#"
@@ -53,6 +60,8 @@ pub enum Fault {
     Misdelivery,
     /// Two publications of a channel changed places.
     Reordering,
+    /// A value from before a commit was put back into the cache; only where there is a cache.
+    Stale,
 }
 
 /// What a trial is asked for.
