@@ -14,7 +14,7 @@ demo *ARGS: build
 watch USER="42": build
     cargo run --quiet --bin demo -- watch --user "$1"
 
-# Faults at random for so many minutes, with official clients and an oracle; `--seed N` repeats, `--plant loss` plants one.
+# Faults at random for so many minutes, with official clients and an oracle; `--seed N` repeats, `--plant stale` plants one.
 soak MINUTES="30" *ARGS: build official-clients
     cargo run --quiet --bin soak -- "$@"
 

@@ -1,4 +1,5 @@
-//! Trials of the event path: a real Redis, a bridge and official clients, something that breaks, and the oracle.
+//! Trials: real servers, workers and official clients, something that breaks, and an oracle. Those of the event path judge
+//! positions (promises 1 and 2), storms what was committed (3), and undone deletions what is cached (4).
 //!
 //! `tests/it/trials.rs` runs each in its short form, `just soak MINUTES` runs them at random for as long as asked.
 
@@ -23,6 +24,7 @@ mod cut;
 mod promotion;
 mod restart;
 mod storm;
+mod undone;
 
 pub use self::{
     crash::crash,
@@ -30,6 +32,7 @@ pub use self::{
     promotion::promotion,
     restart::restart,
     storm::{Faults, Storm, storm},
+    undone::undone,
 };
 
 /// Three personal topics and one broadcast, all with a history of 300.

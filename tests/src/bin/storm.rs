@@ -59,7 +59,8 @@ async fn run(arguments: Arguments) -> Result<bool> {
     for &faults in if faults.is_empty() { &all[..] } else { &faults } {
         let begun = Instant::now();
         println!("storm: {faults:?}, seed {seed}");
-        let outcome = storm(Storm { seed, commits, kills, hold: Duration::from_secs(hold), faults, plant }).await?;
+        let asked = Storm { seed, commits, kills, hold: Duration::from_secs(hold), faults, plant };
+        let outcome = Box::pin(storm(asked)).await?;
         println!("{}; {:.0} s in all", outcome.told, begun.elapsed().as_secs_f64());
         outcome.wrong.iter().for_each(|wrong| println!("  - {wrong}"));
         println!("verdict: {}", if outcome.wrong.is_empty() { "passed" } else { "FAILED" });
