@@ -2,8 +2,10 @@
 
 mod append;
 mod capture;
+mod choosing;
 mod installing;
 mod leading;
+mod migrating;
 mod reading;
 mod roles;
 mod rotating;

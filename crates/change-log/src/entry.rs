@@ -16,6 +16,8 @@ pub type Columns = BTreeMap<String, Option<String>>;
 pub struct Entry {
     /// The place in the log. Entries are applied in this order.
     pub id: i64,
+    /// The transaction that wrote it.
+    pub xid: u64,
     /// The public id: the same however often the entry is applied.
     pub uid: Uuid,
     /// When the entry was written, by PostgreSQL's clock; the commit came a little later.
@@ -53,6 +55,13 @@ pub enum Body {
         /// `schema.table`.
         source: String,
     },
+    /// A statement touched more rows of a table with rules than are logged one by one.
+    Many {
+        /// `schema.table`.
+        source: String,
+        /// What the statement did.
+        op: Op,
+    },
     /// The row does not follow its own schema: somebody wrote it by hand. Only good to be counted.
     Unreadable {
         /// What is wrong with it.
@@ -89,6 +98,17 @@ pub enum Op {
     Delete,
 }
 
+impl Op {
+    /// The SQL word in lower case.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Insert => "insert",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+}
+
 impl Body {
     /// A word for logs and metrics.
     pub fn kind(&self) -> &'static str {
@@ -98,6 +118,7 @@ impl Body {
             Self::InvalidatePattern { .. } => "invalidate_pattern",
             Self::Row(_) => "row",
             Self::Truncate { .. } => "truncate",
+            Self::Many { .. } => "many",
             Self::Unreadable { .. } => "unreadable",
         }
     }
@@ -106,7 +127,7 @@ impl Body {
 /// The columns that [`Entry::decode`] reads, for a select list.
 macro_rules! entry_columns {
     () => {
-        "id, uid, (extract(epoch from at) * 1000000)::bigint as at, kind, channel, data::text as data, \
+        "id, xid::text::bigint as xid, uid, (extract(epoch from at) * 1000000)::bigint as at, kind, channel, data::text as data, \
          conflation_key, key, pattern, source, op, old_row::text as old_row, new_row::text as new_row, changed"
     };
 }
@@ -118,6 +139,7 @@ impl Entry {
         let micros: i64 = row.try_get("at")?;
         Ok(Self {
             id: row.try_get("id")?,
+            xid: row.try_get::<i64, _>("xid")?.unsigned_abs(),
             uid: row.try_get("uid")?,
             at: SystemTime::UNIX_EPOCH + Duration::from_micros(micros.max(0).unsigned_abs()),
             body: Fields(row).body()?.unwrap_or_else(|reason| Body::Unreadable { reason }),
@@ -153,17 +175,22 @@ impl Fields<'_> {
             "invalidate_pattern" => Body::InvalidatePattern { pattern: content!(self.text("pattern")) },
             "row" => Body::Row(content!(self.row_change())),
             "truncate" => Body::Truncate { source: content!(self.text("source")) },
+            "many" => Body::Many { source: content!(self.text("source")), op: content!(self.op()) },
             _ => return Ok(Err(format!("kind {kind:?} is not known"))),
         }))
     }
 
-    fn row_change(&self) -> Content<RowChange> {
-        let op = match content!(self.text("op")).as_str() {
+    fn op(&self) -> Content<Op> {
+        Ok(Ok(match content!(self.text("op")).as_str() {
             "insert" => Op::Insert,
             "update" => Op::Update,
             "delete" => Op::Delete,
             other => return Ok(Err(format!("op {other:?} is not known"))),
-        };
+        }))
+    }
+
+    fn row_change(&self) -> Content<RowChange> {
+        let op = content!(self.op());
         let has_data = self.0.try_get::<Option<&str>, _>("data")?.is_some();
         Ok(Ok(RowChange {
             source: content!(self.text("source")),

@@ -28,6 +28,15 @@ pub enum Error {
         /// How long was waited.
         after: Duration,
     },
+    /// No server of the database can be written to; what each of them answered.
+    #[error("{}", refusals(.0))]
+    NoServer(Vec<Refusal>),
+    /// What answers is not PostgreSQL itself.
+    #[error(
+        "this is a connection pooler, which lends the same session to others: give the address of PostgreSQL itself, \
+         where a worker takes at most 4 connections"
+    )]
+    Pooler,
     /// The server is a standby. Its snapshots list no running transactions, so a cursor from there loses entries.
     #[error("this PostgreSQL server is a standby; the change log is read on the primary only")]
     Standby,
@@ -48,6 +57,22 @@ pub enum Error {
         /// The term that is over.
         term: i64,
     },
+    /// A table's lock was not free. Nothing of it was changed.
+    #[error(
+        "{table} was not free within {} ms, {attempts} times: a transaction that wrote to it is open; repeat when it is over",
+        waited.as_millis()
+    )]
+    Busy {
+        /// The table or partition, as SQL names it.
+        table: String,
+        /// How often its lock was asked for.
+        attempts: u32,
+        /// How long each time.
+        waited: Duration,
+    },
+    /// A statement to rehearse was refused; PostgreSQL's own sentence where it came that far.
+    #[error("{0}")]
+    Statement(String),
     /// A region's name is not one.
     #[error("region {0:?}: a name is 1 to 64 characters of A-Z a-z 0-9 _ -")]
     Region(String),
@@ -67,12 +92,15 @@ impl Error {
             Self::Migrate(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => {
                 database_is_transient(error)
             }
-            Self::Timeout { .. } | Self::Standby | Self::Superseded { .. } => true,
+            Self::Timeout { .. } | Self::Busy { .. } | Self::Standby | Self::Superseded { .. } => true,
+            Self::NoServer(refusals) => refusals.iter().any(|refusal| refusal.error.is_transient()),
             Self::NotMigrated(_)
             | Self::Migrate(_)
+            | Self::Pooler
             | Self::Address(_)
             | Self::CursorAhead { .. }
             | Self::Region(_)
+            | Self::Statement(_)
             | Self::Json(_)
             | Self::Rules(_) => false,
         }
@@ -81,14 +109,15 @@ impl Error {
     /// A short word for a metric's label.
     pub fn metric_label(&self) -> &'static str {
         match self {
-            Self::Database(sqlx::Error::Database(_)) => "refused",
+            Self::Database(sqlx::Error::Database(_)) | Self::Statement(_) => "refused",
             Self::Database(_) => "connection",
             Self::NotMigrated(_) | Self::Migrate(_) => "schema",
-            Self::Timeout { .. } => "timeout",
+            Self::Timeout { .. } | Self::Busy { .. } => "timeout",
             Self::Standby => "standby",
             Self::Superseded { .. } => "superseded",
             Self::CursorAhead { .. } => "cursor_ahead",
-            Self::Address(_) | Self::Region(_) | Self::Json(_) | Self::Rules(_) => "configuration",
+            Self::NoServer(_) => "no_server",
+            Self::Pooler | Self::Address(_) | Self::Region(_) | Self::Json(_) | Self::Rules(_) => "configuration",
         }
     }
 }
@@ -122,6 +151,26 @@ fn database_is_transient(error: &sqlx::Error) -> bool {
         | sqlx::Error::WorkerCrashed => true,
         _ => false,
     }
+}
+
+/// Why a server was not chosen.
+#[derive(Debug)]
+pub struct Refusal {
+    /// `HOST:PORT/DATABASE`
+    pub server: String,
+    /// What it answered.
+    pub error: Error,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.server, self.error)
+    }
+}
+
+fn refusals(refusals: &[Refusal]) -> String {
+    let each = refusals.iter().map(Refusal::to_string).collect::<Vec<_>>().join("; ");
+    if refusals.len() == 1 { each } else { format!("none of {} servers can be written to: {each}", refusals.len()) }
 }
 
 /// One thing that is wrong in a file of rules, with the place to look at.

@@ -4,17 +4,24 @@
 //! reads a clock.
 
 mod channel;
+mod condition;
 mod file;
 mod render;
+mod show;
 mod template;
 #[cfg(test)]
 mod tests;
+mod toml_error;
+mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::entry::Op;
 use crate::error::{Error, Problem};
+use crate::nearest::nearest;
 use channel::ChannelTemplate;
+use condition::Condition;
 pub use render::{Effects, Fault, FaultReason, Part, RowPublication};
 use template::Template;
 
@@ -23,6 +30,20 @@ use template::Template;
 pub struct Rules {
     /// By table, then by the rule's name.
     tables: BTreeMap<Table, Vec<Rule>>,
+    pub(crate) limits: Limits,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// A statement that touches more rows of a table than this is logged as one entry. At least 1.
+    pub(crate) rows_per_statement: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { rows_per_statement: 10_000 }
+    }
 }
 
 /// A table as rules name it. The parts are the names in the catalogue, without quotes and with their case.
@@ -45,6 +66,10 @@ pub(crate) struct Rule {
     columns: Option<Vec<(String, Place)>>,
     publication: Option<PublicationRule>,
     after_sweep: bool,
+    /// `when`: the rows that the rule is for.
+    when: Condition,
+    /// `redelete`: keys are deleted once more after this time.
+    redelete: Option<Duration>,
 }
 
 /// `[rules.NAME.publication]`.
@@ -89,6 +114,26 @@ impl Rules {
         self.tables.keys().map(Table::to_string)
     }
 
+    /// Checks that channels are of topics that exist, where the topics are known. `default_topic`: channels with a bare
+    /// name belong to that one when no topic has their name.
+    ///
+    /// # Errors
+    /// [`Error::Rules`] with every channel of an unknown topic and the nearest known one.
+    pub fn check_topics(&self, topics: &[&str], default_topic: bool) -> Result<(), Error> {
+        let mut problems = Vec::new();
+        for rule in self.tables.values().flatten() {
+            let Some(channel) = rule.publication.as_ref().map(|publication| &publication.channel) else { continue };
+            if topics.contains(&channel.topic.as_str()) || (default_topic && channel.is_bare()) {
+                continue;
+            }
+            let hint = nearest(&channel.topic, topics).map(|name| format!("; is it {name:?}?")).unwrap_or_default();
+            let message = format!("rule {:?}: no topic {:?} is configured{hint}", rule.name, channel.topic);
+            problems.push(channel.template.place.problem(message));
+        }
+        problems.sort_by_key(|problem| (problem.line, problem.column));
+        if problems.is_empty() { Ok(()) } else { Err(Error::Rules(problems)) }
+    }
+
     /// The tables with their rules, in a fixed order.
     pub(crate) fn tables(&self) -> impl Iterator<Item = (&Table, &[Rule])> {
         self.tables.iter().map(|(table, rules)| (table, rules.as_slice()))
@@ -103,8 +148,12 @@ impl Rules {
 }
 
 impl Rule {
-    /// The columns that templates name, each once: they enter the log as text.
+    /// The columns that templates and conditions name: they enter the log as text.
     pub(crate) fn text_columns(&self) -> impl Iterator<Item = (&str, Place)> {
+        self.template_columns().chain(self.when.columns())
+    }
+
+    fn template_columns(&self) -> impl Iterator<Item = (&str, Place)> {
         let publication = self.publication.as_ref();
         self.keys
             .iter()
@@ -122,10 +171,11 @@ impl Rule {
     /// The columns whose changes count, or `None` when any change does.
     ///
     /// Besides `columns` these are the ones that templates name: when a slug changes, the key of the old slug must
-    /// go, and when an order changes hands, the new owner must hear of it.
+    /// go, and when an order changes hands, the new owner must hear of it. Conditions add none: `columns` says which
+    /// changes count, `when` for which rows.
     pub(crate) fn watched_columns(&self) -> Option<impl Iterator<Item = (&str, Place)>> {
         let columns = self.columns.as_ref()?;
-        Some(columns.iter().map(|(column, place)| (column.as_str(), *place)).chain(self.text_columns()))
+        Some(columns.iter().map(|(column, place)| (column.as_str(), *place)).chain(self.template_columns()))
     }
 }
 

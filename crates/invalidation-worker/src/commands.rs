@@ -1,11 +1,10 @@
 //! Commands that end by themselves.
 
-use std::path::Path;
-use std::time::Duration;
+pub(crate) mod rules;
 
 use anyhow::Result;
 use change_log::cursor::Leader;
-use change_log::{cursor, install, rotate};
+use change_log::{PgPool, cursor, install, rotate};
 use invalidation_worker::Config;
 
 pub(crate) fn check_config(config: &Config) -> Result<()> {
@@ -14,8 +13,15 @@ pub(crate) fn check_config(config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// Connections to the server that can be written to.
+async fn connect(config: &Config) -> Result<PgPool> {
+    let servers = invalidation_worker::servers(config)?;
+    servers.choose().await?;
+    Ok(servers.pool().clone())
+}
+
 pub(crate) async fn migrate(config: &Config) -> Result<()> {
-    let pool = invalidation_worker::pool(config)?;
+    let pool = connect(config).await?;
     change_log::migrate(&pool).await?;
     println!("the schema griot is up to date");
     let length = config.invalidation_worker.retention();
@@ -25,28 +31,8 @@ pub(crate) async fn migrate(config: &Config) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn check(config: &Config, file: &Path) -> Result<()> {
-    let rules = invalidation_worker::rules(file)?;
-    let configured = config.database.url.is_some() || config.database.url_file.is_some();
-    if configured {
-        install::check(&invalidation_worker::pool(config)?, &rules).await?;
-        println!("{}: {} rules, all tables and columns are there", file.display(), rules.len());
-    } else {
-        println!("{}: {} rules; no database is configured, so tables were not looked at", file.display(), rules.len());
-    }
-    Ok(())
-}
-
-pub(crate) async fn apply(config: &Config, file: &Path, lock_timeout: Duration) -> Result<()> {
-    let rules = invalidation_worker::rules(file)?;
-    for (table, outcome) in install::apply(&invalidation_worker::pool(config)?, &rules, lock_timeout).await? {
-        println!("{table}: {}", format!("{outcome:?}").to_lowercase());
-    }
-    Ok(())
-}
-
 pub(crate) async fn status(config: &Config) -> Result<()> {
-    let pool = invalidation_worker::pool(config)?;
+    let pool = connect(config).await?;
     let regions = cursor::status(&pool).await?;
     if regions.is_empty() {
         println!("no region has a cursor yet: start an invalidation-worker");
@@ -66,7 +52,7 @@ pub(crate) async fn status(config: &Config) -> Result<()> {
         println!("region {}: {}", region.region, leader(region.leader.as_ref()));
     }
     if let Some(file) = &config.invalidation_worker.rules {
-        for (table, state) in install::compare(&pool, &invalidation_worker::rules(file)?).await? {
+        for (table, state) in install::compare(&pool, &invalidation_worker::rules(config, file)?).await? {
             println!("triggers of {table}: {}", format!("{state:?}").to_lowercase());
         }
     }

@@ -1,14 +1,19 @@
 //! The invalidation-worker: applies the change log to one region. Invalidate, then publish, then move the cursor.
 
+mod applier;
 pub mod config;
+mod drift;
 mod lead;
 mod metrics;
 mod pace;
 pub mod plan;
+mod redelete;
 mod reign;
 mod rotation;
+mod sampler;
 mod sweep;
 mod sweeper;
+mod waiting;
 mod worker;
 
 use std::net::SocketAddr;
@@ -16,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use change_log::{Candidate, PgPool, Rules};
+use change_log::{Candidate, Rules, Servers};
 use fanout_core::admin::{self, Health};
 use fanout_core::config::{ConfigError, secret};
 use fanout_core::{Publisher, Redis, Shutdown, Topics, telemetry};
@@ -41,8 +46,8 @@ pub struct Region {
 
 /// What a configuration says beyond its values.
 pub struct Checked {
-    /// Connections to PostgreSQL, opened when first needed.
-    pub pool: PgPool,
+    /// Where PostgreSQL may be.
+    pub servers: Servers,
     /// The rules of the configured file, or none.
     pub rules: Rules,
     /// The configured topics.
@@ -76,20 +81,24 @@ impl Region {
     pub async fn run(self, shutdown: Shutdown) -> Result<(), ConfigError> {
         let mut registry = telemetry::registry();
         let metrics = Metrics::register(&mut registry);
-        let health = Health::new(&["postgresql", "redis"]);
+        let health = Health::new(&["postgresql", "redis", "rules"]);
         let redis = Redis::connect(&self.config.redis)?;
         shutdown.spawn(admin::serve(self.operators, health.clone(), Arc::new(registry), shutdown.clone()));
+        let rules = Arc::new(self.checked.rules);
+        let watched = servers(&self.config)?;
+        shutdown.spawn(drift::watch(watched, Arc::clone(&rules), health.clone(), shutdown.clone()));
         redis.join_deployment(&shutdown).await?;
         shutdown.spawn(redis.clone().watch(health.clone(), shutdown.clone()));
         let config = self.config.invalidation_worker;
-        let pool = self.checked.pool;
+        let servers = self.checked.servers;
+        let pool = servers.pool().clone();
         let lease = Duration::from_millis(config.lease_ms);
         let named = |error: change_log::Error| ConfigError(error.to_string());
         let candidate = Candidate::new(pool.clone(), &config.region, lead::holder(), lease).map_err(named)?;
         let publisher = Publisher::new(redis.clone(), self.checked.topics);
-        let rules = Arc::new(self.checked.rules);
         fanout_core::ready("standing by");
-        let contender = Contender { candidate, pool, rules, redis, publisher, config, health, metrics, shutdown };
+        let contender =
+            Contender { candidate, servers, pool, rules, redis, publisher, config, health, metrics, shutdown };
         contender.run().await.map_err(named)?;
         Ok(())
     }
@@ -116,26 +125,32 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
         )));
     }
     let rules = match &config.invalidation_worker.rules {
-        Some(file) => rules(file)?,
+        Some(file) => rules(config, file)?,
         None => Rules::default(),
     };
-    Ok(Checked { pool: pool(config)?, rules, topics })
+    Ok(Checked { servers: servers(config)?, rules, topics })
 }
 
-/// Reads a file of rules.
+/// Reads a file of rules, and checks its channels against the topics where the configuration names some.
 ///
 /// # Errors
 /// The file cannot be read, or every problem in it with line and column.
-pub fn rules(file: &Path) -> Result<Rules, ConfigError> {
+pub fn rules(config: &Config, file: &Path) -> Result<Rules, ConfigError> {
     let text = std::fs::read_to_string(file).map_err(|error| ConfigError(format!("{}: {error}", file.display())))?;
-    Rules::parse(&text).map_err(|error| ConfigError(format!("{}:\n{error}", file.display())))
+    let told = |error: change_log::Error| ConfigError(format!("{}:\n{error}", file.display()));
+    let rules = Rules::parse(&text).map_err(told)?;
+    if let Some(topics) = &config.topics {
+        let topics: Vec<&str> = topics.keys().map(String::as_str).collect();
+        rules.check_topics(&topics, config.default_topic.is_some()).map_err(told)?;
+    }
+    Ok(rules)
 }
 
-/// Connections to the configured database.
+/// The servers of the configured database.
 ///
 /// # Errors
 /// No database is configured; the text says how to give one.
-pub fn pool(config: &Config) -> Result<PgPool, ConfigError> {
+pub fn servers(config: &Config) -> Result<Servers, ConfigError> {
     let database = &config.database;
     let url = secret("database.url", database.url.as_ref(), database.url_file.as_ref())?.ok_or_else(|| {
         ConfigError(
@@ -144,5 +159,5 @@ pub fn pool(config: &Config) -> Result<PgPool, ConfigError> {
                 .into(),
         )
     })?;
-    change_log::pool(url.expose_secret(), "invalidation-worker").map_err(|error| ConfigError(error.to_string()))
+    Servers::new(url.expose_secret(), "invalidation-worker").map_err(|error| ConfigError(error.to_string()))
 }

@@ -50,6 +50,24 @@ enum RulesCommand {
         #[arg(long, default_value_t = 2_000)]
         lock_timeout_ms: u64,
     },
+    /// Say what each table's rules do, and whether the installed triggers are those of the file.
+    Show {
+        /// The file of rules; without one, the configured file.
+        file: Option<PathBuf>,
+    },
+    /// Run a statement, print what it would invalidate and publish, and take it back.
+    DryRun {
+        /// The file of rules.
+        file: PathBuf,
+        /// One statement: insert, update, delete, merge, truncate, select, with or call.
+        statement: String,
+        /// Milliseconds to wait for a lock.
+        #[arg(long, default_value_t = 2_000)]
+        lock_timeout_ms: u64,
+        /// Milliseconds that the statement may take. Its locks are held as long.
+        #[arg(long, default_value_t = 10_000)]
+        statement_timeout_ms: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -66,19 +84,29 @@ fn main() -> ExitCode {
             fanout_core::run("invalidation-worker", grace, |shutdown| async move {
                 match arguments.command {
                     Some(Command::Migrate) => commands::migrate(&config).await,
-                    Some(Command::Rules(RulesCommand::Check { file })) => commands::check(&config, &file).await,
-                    Some(Command::Rules(RulesCommand::Apply { file, lock_timeout_ms })) => {
-                        commands::apply(&config, &file, Duration::from_millis(lock_timeout_ms)).await
-                    }
+                    Some(Command::Rules(command)) => rules(&config, command).await,
                     Some(Command::Status) => commands::status(&config).await,
                     None if arguments.check_config => commands::check_config(&config),
-                    None => serve(config, shutdown).await,
+                    None => Box::pin(serve(config, shutdown)).await,
                 }
             })
         }
         Err(error) => {
             eprintln!("invalidation-worker: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+async fn rules(config: &Config, command: RulesCommand) -> anyhow::Result<()> {
+    use commands::rules::{apply, check, dry_run, show};
+    let ms = Duration::from_millis;
+    match command {
+        RulesCommand::Check { file } => check(config, &file).await,
+        RulesCommand::Apply { file, lock_timeout_ms } => apply(config, &file, ms(lock_timeout_ms)).await,
+        RulesCommand::Show { file } => show(config, file).await,
+        RulesCommand::DryRun { file, statement, lock_timeout_ms, statement_timeout_ms } => {
+            dry_run(config, &file, &statement, ms(lock_timeout_ms), ms(statement_timeout_ms)).await
         }
     }
 }

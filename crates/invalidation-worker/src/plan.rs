@@ -1,9 +1,9 @@
 //! What a page of the change log asks for. Pure: entries and rules in, effects out.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use change_log::{Body, Entry, Rules};
-use fanout_core::names::Feed;
 use fanout_core::publisher::Once;
 use fanout_core::{Channel, Data, Publication};
 use serde_json::value::RawValue;
@@ -14,14 +14,25 @@ use uuid::Uuid;
 pub struct Plan {
     /// Exact keys to delete, each once.
     pub keys: Vec<String>,
-    /// Publications that need not wait for a sweep, in the order of the log.
-    pub publications: Vec<Publication>,
+    /// Keys among them to delete once more after a time, each once per time.
+    pub redelete: Vec<(Duration, String)>,
     /// Patterns to sweep, each once.
     pub patterns: Vec<String>,
-    /// Publications that wait for the sweeps, in the order of the log, with everything that would overtake them.
-    pub after_sweep: Vec<Publication>,
+    /// Publications, in the order of the log.
+    pub publications: Vec<Planned>,
     /// What cannot take effect, however often it is tried.
     pub poison: Vec<Poison>,
+}
+
+/// A publication with where it comes from.
+#[derive(Debug)]
+pub struct Planned {
+    /// The entry.
+    pub entry: i64,
+    /// What to publish.
+    pub publication: Publication,
+    /// Only once the patterns that were asked for up to its entry are swept.
+    pub after_sweep: bool,
 }
 
 /// A part of an entry that cannot take effect.
@@ -36,7 +47,7 @@ pub struct Poison {
 }
 
 /// What `entries` ask for under `rules`.
-pub fn plan(entries: &[Entry], rules: &Rules) -> Plan {
+pub fn plan<'e>(entries: impl IntoIterator<Item = &'e Entry>, rules: &Rules) -> Plan {
     let mut planning = Planning::default();
     for entry in entries {
         planning.entry(entry, rules);
@@ -48,9 +59,8 @@ pub fn plan(entries: &[Entry], rules: &Rules) -> Plan {
 struct Planning {
     plan: Plan,
     keys: HashSet<String>,
+    redelete: HashSet<(Duration, String)>,
     patterns: HashSet<String>,
-    /// Feeds of which a publication waits for a sweep: what follows on them waits too.
-    waiting: HashSet<Feed>,
 }
 
 impl Planning {
@@ -62,19 +72,15 @@ impl Planning {
             Body::Invalidate { key } => self.key(key.clone()),
             Body::InvalidatePattern { pattern } => self.pattern(pattern.clone()),
             Body::Row(change) => {
-                let op = match change.op {
-                    change_log::entry::Op::Insert => "insert",
-                    change_log::entry::Op::Update => "update",
-                    change_log::entry::Op::Delete => "delete",
-                };
                 let effects = rules.effects(entry.uid, change);
                 self.invalidations(entry, &effects);
                 for row in &effects.publications {
                     let key = row.conflation_key.as_ref();
-                    self.publish(entry, row.id, &row.channel, &row.data, key, Some(op), row.after_sweep);
+                    self.publish(entry, row.id, &row.channel, &row.data, key, Some(change.op.word()), row.after_sweep);
                 }
             }
             Body::Truncate { source } => self.invalidations(entry, &rules.truncate_effects(source)),
+            Body::Many { source, op } => self.invalidations(entry, &rules.many_effects(source, *op)),
             Body::Unreadable { reason } => self.poison(entry, "unreadable", reason.clone()),
         }
     }
@@ -82,6 +88,11 @@ impl Planning {
     fn invalidations(&mut self, entry: &Entry, effects: &change_log::Effects) {
         for key in &effects.keys {
             self.key(key.clone());
+        }
+        for again in &effects.redelete {
+            if self.redelete.insert(again.clone()) {
+                self.plan.redelete.push(again.clone());
+            }
         }
         for pattern in &effects.patterns {
             self.pattern(pattern.clone());
@@ -110,18 +121,12 @@ impl Planning {
             Ok(data) => data,
             Err(error) => return self.poison(entry, "data", error.to_string()),
         };
-        let feed = Feed::of(&channel);
         let mut publication = Publication::new(channel, data);
         publication.id = id;
         publication.once = Once::Entry;
         publication.conflation_key = conflation_key.cloned();
         publication.tags.extend(op.map(|op| ("op".to_owned(), op.to_owned())));
-        if after_sweep || self.waiting.contains(&feed) {
-            self.waiting.insert(feed);
-            self.plan.after_sweep.push(publication);
-        } else {
-            self.plan.publications.push(publication);
-        }
+        self.plan.publications.push(Planned { entry: entry.id, publication, after_sweep });
     }
 
     fn key(&mut self, key: String) {
@@ -182,7 +187,8 @@ mod tests {
     }
 
     fn entry(id: i64, body: Body) -> Entry {
-        Entry { id, uid: Uuid::from_u128(id.unsigned_abs().into()), at: SystemTime::UNIX_EPOCH, body }
+        let uid = Uuid::from_u128(id.unsigned_abs().into());
+        Entry { id, xid: id.unsigned_abs(), uid, at: SystemTime::UNIX_EPOCH, body }
     }
 
     fn publish(id: i64, channel: &str) -> Entry {
@@ -190,12 +196,15 @@ mod tests {
         entry(id, Body::Publish { channel: channel.into(), data, conflation_key: None })
     }
 
-    fn channels(publications: &[Publication]) -> Vec<(u128, &str)> {
-        publications.iter().map(|p| (p.id.as_u128(), p.channel.as_str())).collect()
+    fn channels(publications: &[Planned]) -> Vec<(u128, &str, bool)> {
+        publications
+            .iter()
+            .map(|p| (p.publication.id.as_u128(), p.publication.channel.as_str(), p.after_sweep))
+            .collect()
     }
 
     #[test]
-    fn keys_and_patterns_are_named_once_and_nothing_overtakes_what_waits() {
+    fn keys_and_patterns_are_named_once_and_publications_stay_in_order() {
         let rules = Rules::parse(RULES).expect("rules");
         let entries = [
             publish(1, "products"),
@@ -208,8 +217,17 @@ mod tests {
         let plan = plan(&entries, &rules);
         assert_eq!(plan.keys, ["product:7"]);
         assert_eq!(plan.patterns, ["search:*"]);
-        assert_eq!(channels(&plan.publications), [(1, "products"), (4, "orders:#42")]);
-        assert_eq!(channels(&plan.after_sweep), [(2, "products"), (3, "products"), (5, "products")]);
+        let (now, waits) = (false, true);
+        assert_eq!(
+            channels(&plan.publications),
+            [
+                (1, "products", now),
+                (2, "products", waits),
+                (3, "products", waits),
+                (4, "orders:#42", now),
+                (5, "products", now)
+            ]
+        );
     }
 
     #[test]
@@ -222,7 +240,7 @@ mod tests {
             publish(4, "orders:#42"),
         ];
         let plan = plan(&entries, &rules);
-        assert_eq!(channels(&plan.publications), [(4, "orders:#42")]);
+        assert_eq!(channels(&plan.publications), [(4, "orders:#42", false)]);
         assert_eq!(
             plan.poison.iter().map(|p| (p.entry, p.reason)).collect::<Vec<_>>(),
             [(1, "null_owner"), (2, "channel_value"), (3, "channel"),]

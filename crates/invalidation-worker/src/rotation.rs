@@ -17,7 +17,13 @@ const EVERY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 pub(crate) async fn run(pool: PgPool, region: String, term: i64, retention: Duration, reign: Reign, metrics: Metrics) {
     let every = (retention / 60).clamp(EVERY.0, EVERY.1);
     while reign.pause(every).await {
-        match rotate(&pool, &region, term, retention).await {
+        // An attempt that is cut off was made or was not; whoever waits for the end of the reign is not kept by it.
+        let attempted = tokio::select! {
+            biased;
+            () = reign.over() => return,
+            attempted = rotate(&pool, &region, term, retention) => attempted,
+        };
+        match attempted {
             Ok(attempts) => attempts.iter().for_each(|attempt| tell(attempt, &metrics)),
             // Whoever looks after the lease says whether PostgreSQL is away; the log only grows a little meanwhile.
             Err(error) => {

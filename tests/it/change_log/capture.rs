@@ -223,3 +223,83 @@ async fn a_cascade_is_captured() {
     let effects = shop.effects("delete from parent").await;
     assert_eq!(op_keys(&effects), [(Op::Delete, vec!["child:7"])]);
 }
+
+#[tokio::test]
+async fn cascades_of_updates_and_to_null_are_captured() {
+    let tables = "create table parent (id int primary key);
+                  create table child (id int, parent int references parent on update cascade on delete set null)";
+    let mut shop = Shop::open(tables, "[rules.r]\ntable = \"public.child\"\nkeys = [\"of:{parent}\"]").await;
+    shop.run("insert into parent values (1); insert into child values (7, 1)").await;
+    let moved = shop.effects("update parent set id = 2").await;
+    assert_eq!(op_keys(&moved), [(Op::Update, vec!["of:1", "of:2"])]);
+    let orphaned = shop.effects("delete from parent").await;
+    assert_eq!(op_keys(&orphaned), [(Op::Update, vec!["of:2"])]);
+}
+
+#[tokio::test]
+async fn a_write_directly_to_a_partition_of_any_level() {
+    // The columns of a table that was attached stand in another order.
+    let tables = "create table t (id int, home int, v text) partition by list (home);
+                  create table t_1 partition of t for values in (1) partition by range (id);
+                  create table t_1_low partition of t_1 for values from (0) to (100);
+                  create table t_2 (v text, home int, id int);
+                  alter table t attach partition t_2 for values in (2)";
+    let rules = "[rules.r]\ntable = \"public.t\"\nkeys = [\"t:{id}\"]\npatterns = [\"s:{v}:*\"]";
+    let mut shop = Shop::open(tables, rules).await;
+    for (statement, expected) in [
+        ("insert into t_1_low values (1, 1, 'a')", (Op::Insert, vec!["t:1"])),
+        ("insert into t_1 values (2, 1, 'a')", (Op::Insert, vec!["t:2"])),
+        ("insert into t_2 (id, home) values (3, 2)", (Op::Insert, vec!["t:3"])),
+        ("update t_2 set id = 4", (Op::Update, vec!["t:3", "t:4"])),
+        ("update t set v = 'b' where id = 1", (Op::Update, vec!["t:1"])),
+        ("delete from t_1_low where id = 1", (Op::Delete, vec!["t:1"])),
+    ] {
+        let effects = shop.effects(statement).await;
+        assert_eq!(op_keys(&effects), [expected], "{statement}");
+    }
+    let mut copy = shop.pool().copy_in_raw("copy t_2 (id, home) from stdin").await.expect("copy");
+    copy.send("5\t2\n".as_bytes()).await.expect("rows");
+    copy.finish().await.expect("finish");
+    assert_eq!(take(&mut shop.reader).await.len(), 1);
+    let entries = shop.run("truncate t_2").await;
+    let [Entry { body: Body::Truncate { source }, .. }] = entries.as_slice() else { panic!("{entries:?}") };
+    assert_eq!(shop.rules.truncate_effects(source).patterns, ["t:*", "s:*:*"]);
+}
+
+#[tokio::test]
+async fn a_statement_up_to_the_limit_is_logged_by_row_and_a_larger_one_as_a_whole() {
+    let rules = "[limits]\nrows_per_statement = 3\n[rules.r]\ntable = \"public.t\"\nkeys = [\"t:{id}\"]";
+    let mut shop = Shop::open("create table t (id int primary key, v int)", rules).await;
+    let many = |entries: &[Entry], wanted: Op| matches!(entries, [Entry { body: Body::Many { source, op }, .. }] if source == "public.t" && *op == wanted);
+    assert_eq!(shop.effects("insert into t select n, 0 from generate_series(1, 3) n").await.len(), 3);
+    let entries = shop.run("insert into t select n, 0 from generate_series(4, 7) n").await;
+    assert!(many(&entries, Op::Insert), "{entries:?}");
+    assert_eq!(shop.effects("update t set v = 1 where id <= 3").await.len(), 3);
+    let entries = shop.run("update t set v = 2 where id <= 4").await;
+    assert!(many(&entries, Op::Update), "{entries:?}");
+    // The parts of one statement that insert and that update are counted apart.
+    let upsert = "insert into t select n, 3 from generate_series(1, 8) n on conflict (id) do update set v = 3";
+    let entries = shop.run(upsert).await;
+    let [row, whole] = entries.as_slice() else { panic!("{entries:?}") };
+    let (row, whole) = if matches!(row.body, Body::Row(_)) { (row, whole) } else { (whole, row) };
+    assert!(matches!(&row.body, Body::Row(change) if change.op == Op::Insert), "{entries:?}");
+    assert!(matches!(whole.body, Body::Many { op: Op::Update, .. }), "{entries:?}");
+    assert_eq!(shop.effects("delete from t where id <= 3").await.len(), 3);
+    let entries = shop.run("delete from t").await;
+    assert!(many(&entries, Op::Delete), "{entries:?}");
+}
+
+#[tokio::test]
+async fn conditions_see_values_before_and_after_whatever_their_types() {
+    let rules = "[rules.r]\ntable = \"public.t\"\nkeys = [\"t:{id}\"]\n\
+                 when.new.paid = true\nwhen.old.paid = { not = true }\nwhen.new.total = [7, \"7.50\"]";
+    let mut shop = Shop::open("create table t (id int, paid boolean, total numeric)", rules).await;
+    let mut keys = async |sql: &str| {
+        let effects = shop.effects(sql).await;
+        effects.iter().flat_map(|(_, effects)| effects.keys.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(keys("insert into t values (1, null, 7), (2, true, 7.50), (3, true, 7.5)").await, ["t:2"]);
+    assert_eq!(keys("update t set paid = true where id = 1").await, ["t:1"]);
+    assert!(keys("update t set total = 7.50 where id = 1").await.is_empty(), "it was paid before");
+    assert!(keys("delete from t").await.is_empty());
+}

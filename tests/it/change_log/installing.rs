@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use change_log::install::{Outcome, State, apply, check, compare};
 use change_log::{Error, PgPool, Rules};
+use griot_tests::eventually::eventually;
 use sqlx::Executor;
 
 use super::{database, execute};
@@ -98,7 +99,7 @@ async fn only_the_asked_operations_have_triggers_and_unnamed_tables_none() {
 }
 
 #[tokio::test]
-async fn a_lock_that_is_not_free_is_waited_for_shortly() {
+async fn a_table_that_is_never_free_is_given_up_and_left_as_it_was() {
     let database = database().await;
     let pool = database.pool();
     execute(pool, "create table t (id int)").await;
@@ -106,7 +107,10 @@ async fn a_lock_that_is_not_free_is_waited_for_shortly() {
     let mut writing = pool.begin().await.expect("begin");
     writing.execute("insert into t values (1)").await.expect("insert");
     let error = apply(pool, &rules, Duration::from_millis(50)).await.expect_err("locked");
-    assert!(error.is_transient() && error.to_string().contains("lock timeout"), "{error}");
+    assert!(
+        error.is_transient() && error.to_string().starts_with("public.t was not free within 50 ms, 5 times"),
+        "{error}"
+    );
     assert!(triggers(pool).await.is_empty());
     assert_eq!(state(pool, &rules).await, State::Missing);
     writing.commit().await.expect("commit");
@@ -146,4 +150,78 @@ async fn names_that_are_not_there_are_told_with_the_nearest_one() {
         );
     }
     assert!(compare(pool, &Rules::default()).await.expect("compare").is_empty(), "nothing was installed");
+}
+
+/// Locks on `t` that are asked for and not granted.
+async fn waiting(pool: &PgPool) -> Vec<String> {
+    sqlx::query_scalar("select mode from pg_locks where relation = 't'::regclass and not granted order by 1")
+        .fetch_all(pool)
+        .await
+        .expect("locks")
+}
+
+#[tokio::test]
+async fn a_writer_who_queues_behind_apply_goes_on_while_a_long_transaction_still_holds_the_table() {
+    let database = database().await;
+    let pool = database.pool();
+    execute(pool, "create table t (id int)").await;
+    let rules = with_keys(r#""t:{id}""#);
+    let mut long = pool.begin().await.expect("begin");
+    long.execute("insert into t values (1)").await.expect("insert");
+
+    let applying = apply(pool, &rules, Duration::from_millis(500));
+    let meanwhile = async {
+        eventually(WAIT * 10, "apply waits for the lock", || async {
+            waiting(pool).await == ["ShareRowExclusiveLock"]
+        })
+        .await;
+        // Behind apply: its lock conflicts with the one that waits, not with the one that is held.
+        let queued = "begin; set local lock_timeout = '20s'; insert into t values (2); commit";
+        execute(pool, queued).await;
+        let open: bool = sqlx::query_scalar(
+            "select exists (select from pg_locks where relation = 't'::regclass and mode = 'RowExclusiveLock' and granted)",
+        )
+        .fetch_one(pool)
+        .await
+        .expect("locks");
+        assert!(open, "the long transaction is still there");
+        assert!(triggers(pool).await.is_empty(), "and apply was not served before the writer");
+        long.commit().await.expect("commit");
+    };
+    let (outcomes, ()) = tokio::join!(applying, meanwhile);
+    assert_eq!(outcomes.expect("apply tries again").first().map(|(_, outcome)| *outcome), Some(Outcome::Installed));
+    assert_eq!(state(pool, &rules).await, State::Current);
+}
+
+#[tokio::test]
+async fn a_partition_that_came_or_went_differs_until_the_rules_are_applied() {
+    let database = database().await;
+    let pool = database.pool();
+    execute(pool, "create table t (id int) partition by list (id); create table t_1 partition of t for values in (1)")
+        .await;
+    let rules = with_keys(r#""t:{id}""#);
+    assert_eq!(outcome(pool, &rules).await, Outcome::Installed);
+    let before = triggers(pool).await;
+    for change in [
+        "create table t_2 partition of t for values in (2)",
+        "alter table t detach partition t_1",
+        "alter table t_2 disable trigger griot_delete",
+    ] {
+        execute(pool, change).await;
+        assert_eq!(state(pool, &rules).await, State::Differs, "{change}");
+        assert_eq!(outcome(pool, &rules).await, Outcome::Updated, "{change}");
+        assert_eq!(state(pool, &rules).await, State::Current, "{change}");
+    }
+    assert_eq!(triggers(pool).await, before, "the table's own were not touched");
+    let left: i64 = sqlx::query_scalar("select count(*) from pg_trigger where tgrelid = 't_1'::regclass")
+        .fetch_one(pool)
+        .await
+        .expect("count");
+    assert_eq!(left, 0, "what is no partition any more has no triggers");
+    assert_eq!(outcome(pool, &Rules::default()).await, Outcome::Removed);
+    let left: i64 = sqlx::query_scalar("select count(*) from pg_trigger where tgname like 'griot%'")
+        .fetch_one(pool)
+        .await
+        .expect("count");
+    assert_eq!(left, 0);
 }

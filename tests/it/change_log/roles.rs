@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use change_log::rotate::rotate;
-use change_log::{Error, PgPool, Reader, append};
+use change_log::{Error, PgPool, Progress, Reader, append};
 use griot_tests::servers::{Database, Postgres};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Executor};
@@ -66,7 +66,7 @@ async fn a_worker_reads_the_log_and_keeps_its_cursor() {
     let mut reader = super::reader(&worker).await;
     append::invalidate(database.pool(), "k").await.expect("invalidate");
     assert_eq!(super::take(&mut reader).await.len(), 1);
-    let mark = reader.mark().expect("something to save");
+    let mark = reader.mark(Progress::default()).expect("something to save");
     reader.save(mark).await.expect("save");
     change_log::cursor::status(&worker).await.expect("status");
     let refused = rotate(&worker, "here", 1, Duration::from_secs(1_800)).await.expect_err("nobody leads");

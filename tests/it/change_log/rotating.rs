@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use change_log::rotate::{Attempt, Outcome, rotate, set_bucket_length};
-use change_log::{Candidate, Error, PgPool, Reader, Standing, append, cursor};
+use change_log::{Candidate, Error, PgPool, Progress, Reader, Standing, append, cursor};
 use griot_tests::eventually::eventually;
 use griot_tests::servers::{Database, Postgres};
 use sqlx::{AssertSqlSafe, Executor};
@@ -38,7 +38,7 @@ async fn write(pool: &PgPool, key: &str) {
 
 async fn apply(reader: &mut Reader) -> usize {
     let entries = take(reader).await.len();
-    if let Some(mark) = reader.mark() {
+    if let Some(mark) = reader.mark(Progress::default()) {
         reader.save(mark).await.expect("saves");
     }
     entries
@@ -131,7 +131,7 @@ async fn a_region_away_for_the_retention_is_marked_and_not_waited_for() {
 
     // It comes back at this moment, having read the cursor before: it must not believe that it has seen everything.
     there.confirm(page);
-    let mark = there.mark().expect("something to save");
+    let mark = there.mark(Progress::default()).expect("something to save");
     assert!(matches!(there.save(mark).await, Err(Error::Superseded { .. })));
     write(pool, "next").await;
     assert_eq!(apply(&mut here).await, 1);
@@ -177,7 +177,7 @@ async fn a_late_commit_survives_the_turns_of_the_clock() {
     })
     .await;
     assert_eq!(keys(&take(&mut reader).await), ["late"]);
-    let mark = reader.mark().expect("something to save");
+    let mark = reader.mark(Progress::default()).expect("something to save");
     reader.save(mark).await.expect("saves");
     eventually(SOON, "it is not needed any more", || async { outcome_of(slot).await == Outcome::Emptied }).await;
 }
@@ -301,6 +301,9 @@ async fn snapshots_of_another_history_prove_nothing() {
     let note = "insert into griot.tick values (clock_timestamp() - interval '1 hour', '900000000:900000000:')";
     execute(pool, note).await;
     assert_eq!(turn(pool, term).await.outcome, Outcome::Needed, "no note of this history is old enough");
+    let kept = "select count(*) from griot.tick where snapshot::text like '900000000:%'";
+    let kept: i64 = sqlx::query_scalar(kept).fetch_one(pool).await.expect("count");
+    assert_eq!(kept, 0, "it would be believed once this history has come as far");
     execute(pool, "insert into griot.cursor (region, snapshot) values ('there', '900000000:900000000:')").await;
     assert_eq!(turn_later(pool, term).await, Outcome::Needed, "nobody knows what that region has applied");
     execute(pool, "delete from griot.cursor where region = 'there'").await;

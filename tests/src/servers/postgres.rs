@@ -1,6 +1,11 @@
 //! A private PostgreSQL.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
@@ -63,7 +68,7 @@ impl Postgres {
             "full_page_writes=off",
             "max_wal_size=4GB",
         ];
-        let mut command = as_account(&folder, "postgres")?;
+        let mut command = as_account(&folder, &programs()?.join("postgres"))?;
         command.extend(["-D".to_owned(), data(&folder)]);
         let settings_of_both = defaults.iter().copied().chain(settings.iter().map(String::as_str));
         command.extend(settings_of_both.flat_map(|setting| ["-c".to_owned(), setting.to_owned()]));
@@ -185,21 +190,21 @@ fn data(folder: &TemporaryFolder) -> String {
     folder.path().join("data").to_string_lossy().into_owned()
 }
 
-/// How to run one of PostgreSQL's programs, as another user when we are root. That user gets the folder.
-fn as_account(folder: &TemporaryFolder, name: &str) -> Result<Vec<String>> {
+/// How to run a program that refuses to run as root: as another user when we are. That user gets the folder.
+pub(super) fn as_account(folder: &TemporaryFolder, program: &Path) -> Result<Vec<String>> {
     let mut command = Vec::new();
     if run("id", &["-u"])? == "0" {
         run("chown", &[ACCOUNT, &folder.path().to_string_lossy()])?;
         // Not runuser: it stays as the parent and would take our signals instead of the server.
         command.extend(["setpriv", "--reuid", ACCOUNT, "--regid", ACCOUNT, "--init-groups"].map(str::to_owned));
     }
-    command.push(programs()?.join(name).to_string_lossy().into_owned());
+    command.push(program.to_string_lossy().into_owned());
     Ok(command)
 }
 
 /// Runs one of PostgreSQL's programs that ends by itself.
 fn run_as_account(folder: &TemporaryFolder, name: &str, arguments: &[&str]) -> Result<()> {
-    let command = as_account(folder, name)?;
+    let command = as_account(folder, &programs()?.join(name))?;
     let words: Vec<&str> = command.iter().map(String::as_str).chain(arguments.iter().copied()).collect();
     run(words[0], &words[1..]).map(drop)
 }

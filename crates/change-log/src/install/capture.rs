@@ -1,13 +1,13 @@
 //! The trigger function of one table and the triggers that call it, as SQL text.
 //!
 //! Statement-level with transition tables: a statement costs one call and one insert, whatever it touches. All rules
-//! of a table share one entry per changed row.
+//! of a table share one entry per changed row. A statement that touches more rows than a limit is one entry.
 
 use std::collections::BTreeSet;
 
 use crate::digest::fnv1a;
 use crate::entry::Op;
-use crate::rules::{Rule, Table};
+use crate::rules::{Limits, Rule, Table};
 
 use super::sql::{ident, literal};
 
@@ -25,11 +25,13 @@ pub(super) struct Capture {
     watched: BTreeSet<String>,
     /// At least one rule asks for any change.
     any_change: bool,
+    /// Rows of one statement that are logged one by one.
+    rows: u32,
 }
 
 impl Capture {
     /// The union of what `rules` need, all of them of `table`.
-    pub(super) fn new(table: &Table, rules: &[Rule]) -> Self {
+    pub(super) fn new(table: &Table, rules: &[Rule], limits: Limits) -> Self {
         let names = |columns: &mut dyn Iterator<Item = &str>| columns.map(str::to_owned).collect::<BTreeSet<_>>();
         let updates = || rules.iter().filter(|rule| rule.on.contains(&Op::Update));
         Self {
@@ -40,6 +42,7 @@ impl Capture {
             data: names(&mut rules.iter().flat_map(Rule::data_columns).map(|(column, _)| column)),
             watched: names(&mut updates().filter_map(Rule::watched_columns).flatten().map(|(column, _)| column)),
             any_change: updates().any(|rule| rule.watched_columns().is_none()),
+            rows: limits.rows_per_statement,
         }
     }
 
@@ -81,23 +84,29 @@ impl Capture {
         )
     }
 
-    /// Creates or replaces the triggers, and drops those that no rule needs any more. `enable always`: a session
-    /// that replays changes (`session_replication_role`) changes rows too.
-    pub(super) fn create_triggers(&self) -> impl Iterator<Item = String> {
-        let table = format!("{}.{}", ident(&self.schema), ident(&self.table));
-        EVENTS.iter().map(move |event| {
-            let Event { trigger, sql, referencing, .. } = event;
-            if self.ops.contains(&event.op) {
-                format!(
-                    "create or replace trigger {trigger} after {sql} on {table} {referencing}
-                     for each statement execute function griot.{function}();
-                     alter table {table} enable always trigger {trigger}",
-                    function = ident(&self.function_name()),
-                )
-            } else {
-                format!("drop trigger if exists {trigger} on {table}")
-            }
-        })
+    /// Drops the triggers of `relation`, the table or a partition of it, that no rule needs, and creates or replaces the
+    /// others. `enable always`: a session that replays changes (`session_replication_role`) changes rows too.
+    ///
+    /// To drop takes the strongest lock, so it comes first: no statement then waits while an earlier one's lock holds up
+    /// writers.
+    pub(super) fn create_triggers(&self, relation: &str) -> String {
+        let (wanted, unwanted): (Vec<_>, Vec<_>) = EVENTS.iter().partition(|event| self.ops.contains(&event.op));
+        let drops = unwanted.iter().map(|event| format!("drop trigger if exists {} on {relation}", event.trigger));
+        let creates = wanted.iter().map(|Event { trigger, sql, referencing, .. }| {
+            format!(
+                "create or replace trigger {trigger} after {sql} on {relation} {referencing}
+                 for each statement execute function griot.{function}();
+                 alter table only {relation} enable always trigger {trigger}",
+                function = ident(&self.function_name()),
+            )
+        });
+        drops.chain(creates).collect::<Vec<_>>().join(";\n")
+    }
+
+    /// Drops all triggers of ours from a table that was a partition.
+    pub(super) fn drop_triggers(relation: &str) -> String {
+        let drops = EVENTS.iter().map(|event| format!("drop trigger if exists {} on {relation}", event.trigger));
+        drops.collect::<Vec<_>>().join(";\n")
     }
 
     /// Drops the function of a table that no rule names, and with it the triggers.
@@ -107,19 +116,22 @@ impl Capture {
 
     fn body(&self) -> String {
         let source = literal(&format!("{}.{}", self.schema, self.table));
-        let text = |from: &str| text(&self.text, from);
-        let data = |from: &str| data(&self.data, from);
+        let text = |from: &str| object("to_jsonb", &self.text, from, "::text");
+        let data = |from: &str| object("row_to_json", &self.data, from, "");
         format!(
             "
 #variable_conflict use_column
 begin
     if tg_op = 'INSERT' then
+{many_new}
         insert into griot.log (kind, source, op, new_row, data)
         select 'row', {source}, 'insert', {new_text}, {new_data} from new_rows n;
     elsif tg_op = 'DELETE' then
+{many_old}
         insert into griot.log (kind, source, op, old_row, data)
         select 'row', {source}, 'delete', {old_text}, {old_data} from old_rows o;
     elsif tg_op = 'UPDATE' then
+{many_old}
 {update}
     else
         insert into griot.log (kind, source) values ('truncate', {source});
@@ -127,6 +139,8 @@ begin
     return null;
 end
 ",
+            many_new = self.many(&source, "new_rows"),
+            many_old = self.many(&source, "old_rows"),
             new_text = text("n"),
             new_data = data("n"),
             old_text = text("o"),
@@ -135,53 +149,25 @@ end
         )
     }
 
-    /// The two transition tables hold a row's old and new version at the same place, so they pair by number: a key
-    /// that changed pairs nothing. Should their lengths ever differ (a trigger of the table swallowed a row on its
-    /// way to another partition), what remains counts as deleted or inserted: no key is missed.
-    ///
-    /// One row is what most statements update, and needs no numbers: half of what the trigger costs would be the join.
-    fn update(&self, source: &str) -> String {
-        let (text, data) = (|from: &str| text(&self.text, from), |from: &str| data(&self.data, from));
-        let (changed, condition) = self.changed();
-        let columns: BTreeSet<&String> = self.text.iter().chain(&self.data).chain(&self.watched).collect();
-        let columns: String = columns.iter().map(|c| format!(", t.{}", ident(c))).collect();
-        let one = |rows: &str| format!("(select row(t.*) as griot_row{columns} from {rows} t)");
-        let numbered = |rows: &str| {
-            format!("(select row_number() over () as griot_number, row(t.*) as griot_row{columns} from {rows} t)")
-        };
+    /// One entry instead of the rows, when there are too many of them. Looks at no more rows than it must.
+    fn many(&self, source: &str, rows: &str) -> String {
         format!(
-            "        insert into griot.log (kind, source, op, old_row, new_row, changed, data)
-        select 'row', {source}, 'update', {old_text}, {new_text}, {changed}, {new_data}
-        from {old_row} o, {new_row} n
-        where not exists (select from old_rows offset 1) and not exists (select from new_rows offset 1)
-          and {condition};
-        if not found then
-            insert into griot.log (kind, source, op, old_row, new_row, changed, data)
-            select 'row', {source},
-                   case when n.griot_number is null then 'delete' when o.griot_number is null then 'insert' else 'update' end,
-                   case when o.griot_number is not null then {old_text} end,
-                   case when n.griot_number is not null then {new_text} end,
-                   {changed},
-                   case when n.griot_number is null then {old_data} else {new_data} end
-            from {old_rows} o full join {new_rows} n on n.griot_number = o.griot_number
-            where o.griot_number is null or n.griot_number is null or {condition}
-            order by coalesce(n.griot_number, o.griot_number);
+            "        if exists (select from {rows} offset {limit}) then
+            insert into griot.log (kind, source, op) values ('many', {source}, lower(tg_op));
+            return null;
         end if;",
-            old_text = text("o"),
-            new_text = text("n"),
-            old_data = data("o"),
-            new_data = data("n"),
-            old_row = one("old_rows"),
-            new_row = one("new_rows"),
-            old_rows = numbered("old_rows"),
-            new_rows = numbered("new_rows"),
+            limit = self.rows,
         )
     }
 
-    /// Which of the watched columns changed, and whether the change of a row counts, as SQL. Compared as stored (record
-    /// image): json and point have no equality, and must not break a user's update.
-    fn changed(&self) -> (String, String) {
-        if self.watched.is_empty() {
+    /// The two transition tables hold a row's old and new version at the same place, so they pair by number: a key
+    /// that changed pairs nothing. Should their lengths ever differ (a trigger of the table swallowed a row on its
+    /// way to another partition), what remains counts as deleted or inserted: no key is missed.
+    fn update(&self, source: &str) -> String {
+        let text = |from: &str| object("to_jsonb", &self.text, from, "::text");
+        let data = |from: &str| object("row_to_json", &self.data, from, "");
+        // Compared as stored (record image): json and point have no equality, and must not break a user's update.
+        let (changed, condition) = if self.watched.is_empty() {
             ("null".to_owned(), "o.griot_row *<> n.griot_row".to_owned())
         } else {
             let parts = self.watched.iter().map(|column| {
@@ -195,27 +181,41 @@ end
             };
             let watched = format!("{} *<> {}", side("o"), side("n"));
             (changed, if self.any_change { "o.griot_row *<> n.griot_row".to_owned() } else { watched })
-        }
+        };
+        let columns: BTreeSet<&String> = self.text.iter().chain(&self.data).chain(&self.watched).collect();
+        let numbered = |rows: &str| {
+            let columns: String = columns.iter().map(|c| format!(", t.{}", ident(c))).collect();
+            format!("(select row_number() over () as griot_number, row(t.*) as griot_row{columns} from {rows} t)")
+        };
+        format!(
+            "        insert into griot.log (kind, source, op, old_row, new_row, changed, data)
+        select 'row', {source},
+               case when n.griot_number is null then 'delete' when o.griot_number is null then 'insert' else 'update' end,
+               case when o.griot_number is not null then {old_text} end,
+               case when n.griot_number is not null then {new_text} end,
+               {changed},
+               case when n.griot_number is null then {old_data} else {new_data} end
+        from {old_rows} o full join {new_rows} n on n.griot_number = o.griot_number
+        where o.griot_number is null or n.griot_number is null or {condition}
+        order by coalesce(n.griot_number, o.griot_number);",
+            old_text = text("o"),
+            new_text = text("n"),
+            old_data = data("o"),
+            new_data = data("n"),
+            old_rows = numbered("old_rows"),
+            new_rows = numbered("new_rows"),
+        )
     }
 }
 
-/// An object of `columns` as text. From arrays: the cheapest way, and `jsonb_build_object` takes at most fifty pairs.
-fn text(columns: &BTreeSet<String>, from: &str) -> String {
+/// An object of `columns`. A row constructor and not `json_build_object`, which takes at most fifty pairs.
+fn object(function: &str, columns: &BTreeSet<String>, from: &str, cast: &str) -> String {
     if columns.is_empty() {
-        return "null::jsonb".to_owned();
+        // Typed, for a CASE would make an untyped null text.
+        return format!("{function}(null::record)");
     }
-    let names: Vec<_> = columns.iter().map(|c| literal(c)).collect();
-    let values: Vec<_> = columns.iter().map(|c| format!("{from}.{}::text", ident(c))).collect();
-    format!("jsonb_object(array[{}], array[{}])", names.join(", "), values.join(", "))
-}
-
-/// An object of `columns` in their own JSON types.
-fn data(columns: &BTreeSet<String>, from: &str) -> String {
-    if columns.is_empty() {
-        return "null::json".to_owned();
-    }
-    let columns: Vec<_> = columns.iter().map(|c| format!("{from}.{c} as {c}", c = ident(c))).collect();
-    format!("(select row_to_json(griot_object) from (select {}) griot_object)", columns.join(", "))
+    let columns: Vec<_> = columns.iter().map(|c| format!("{from}.{c}{cast} as {c}", c = ident(c))).collect();
+    format!("(select {function}(griot_object) from (select {}) griot_object)", columns.join(", "))
 }
 
 /// A statement that fires a trigger of ours.
@@ -240,7 +240,7 @@ const EVENTS: [Event; 4] = [
 ];
 
 /// A name that is legible and, for any two tables, different; PostgreSQL cuts names at 63 bytes.
-fn function_name(source: &str) -> String {
+pub(super) fn function_name(source: &str) -> String {
     let legible: String = source.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(36).collect();
     let distinct = fnv1a(source.as_bytes()) >> 64;
     format!("capture_{legible}_{distinct:016x}")

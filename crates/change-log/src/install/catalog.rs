@@ -5,14 +5,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::PgConnection;
 
 use crate::error::{Error, Problem};
+use crate::nearest::nearest;
 use crate::rules::{Rule, Rules, Table};
 
 /// A table that exists.
 #[derive(Debug)]
 pub(super) struct Found {
-    /// Its oid; sqlx's own type for it adds nothing here.
-    pub(super) relation: i64,
+    /// The table itself, and then its partitions of all levels: a statement that names a partition fires the triggers of
+    /// that one only.
+    pub(super) relations: Vec<Relation>,
     columns: Vec<String>,
+}
+
+/// What can have triggers.
+#[derive(Debug)]
+pub(super) struct Relation {
+    /// sqlx's own type for an oid adds nothing here.
+    pub(super) oid: i64,
+    /// Schema and name, quoted for SQL.
+    pub(super) name: String,
 }
 
 /// Every table that `rules` name, by source.
@@ -48,22 +59,39 @@ async fn look_up(connection: &mut PgConnection, table: &Table) -> Result<Result<
     .bind(&table.name)
     .fetch_optional(&mut *connection)
     .await?;
-    let relation = match relation {
+    let oid = match relation {
         None => return Ok(Err(not_there(connection, table).await?)),
         Some((_, _, true)) => return Ok(Err("it is a partition; name the partitioned table itself".to_owned())),
         Some((_, kind, _)) if kind != "r" && kind != "p" => {
             return Ok(Err("it is not a table; only tables have triggers that see all changes".to_owned()));
         }
-        Some((relation, _, _)) => relation,
+        Some((oid, _, _)) => oid,
     };
     let columns = sqlx::query_scalar(
         "select attname::text from pg_catalog.pg_attribute
          where attrelid = $1::bigint::oid and attnum > 0 and not attisdropped order by attnum",
     )
-    .bind(relation)
+    .bind(oid)
+    .fetch_all(&mut *connection)
+    .await?;
+    Ok(Ok(Found { relations: relations(connection, oid).await?, columns }))
+}
+
+async fn relations(connection: &mut PgConnection, oid: i64) -> Result<Vec<Relation>, Error> {
+    // The function gives nothing for a table without partitions, and the table itself for one with. A foreign table
+    // cannot have triggers that see all rows of a statement.
+    let relations: Vec<(i64, String)> = sqlx::query_as(
+        "select c.oid::bigint, format('%I.%I', n.nspname, c.relname)
+         from (select $1::bigint::oid as relid, 0 as level
+               union select relid, level from pg_catalog.pg_partition_tree($1::bigint::oid::regclass)) tree
+         join pg_catalog.pg_class c on c.oid = tree.relid
+         join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+         where c.relkind in ('r', 'p') order by tree.level, c.oid",
+    )
+    .bind(oid)
     .fetch_all(connection)
     .await?;
-    Ok(Ok(Found { relation, columns }))
+    Ok(relations.into_iter().map(|(oid, name)| Relation { oid, name }).collect())
 }
 
 async fn not_there(connection: &mut PgConnection, table: &Table) -> Result<String, Error> {
@@ -92,44 +120,4 @@ fn missing_columns(rule: &Rule, table: &Table, present: &[String]) -> Vec<Proble
             place.problem(format!("rule {:?}: table {table} has no column {column:?}{hint}", rule.name))
         })
         .collect()
-}
-
-/// The candidate that takes the fewest edits, unless that would be most of the name.
-fn nearest<'c>(name: &str, candidates: &'c [String]) -> Option<&'c str> {
-    let limit = name.chars().count().div_ceil(2);
-    candidates
-        .iter()
-        .map(|candidate| (distance(name, candidate), candidate.as_str()))
-        .min()
-        .filter(|(edits, _)| *edits <= limit)
-        .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{distance, nearest};
-
-    #[test]
-    fn the_nearest_name_is_offered_unless_it_is_far() {
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("", "ab"), 2);
-        let names = ["user_id", "status", "total_cents"].map(String::from);
-        assert_eq!(nearest("userid", &names), Some("user_id"));
-        assert_eq!(nearest("colour", &names), None);
-    }
 }

@@ -1,17 +1,19 @@
 //! The channel of a rule's publication. Its topic is fixed in the file; a value from a row fills in a user or a part
 //! of a name and can become nothing else, so that `orders:{room}` never turns into somebody's `orders:#42`.
 
-use crate::entry::Columns;
+use crate::entry::RowChange;
 use crate::limits::{CHANNEL_BYTES, TOPIC_BYTES, USER_BYTES};
 
 use super::Place;
 use super::render::FaultReason;
 use super::template::{Piece, Template};
+use super::values::Version;
 
 /// A template for channels of one topic and one kind.
 #[derive(Debug)]
 pub(super) struct ChannelTemplate {
     pub(super) template: Template,
+    pub(super) topic: String,
     kind: Kind,
 }
 
@@ -41,7 +43,7 @@ impl ChannelTemplate {
             Some(rest) if rest.starts_with('#') => Kind::Personal,
             Some(_) => Kind::Named,
         };
-        let channel = Self { template, kind };
+        let channel = Self { topic: topic.to_owned(), template, kind };
         channel.check_literals(rest.unwrap_or_default())?;
         Ok(channel)
     }
@@ -73,10 +75,15 @@ impl ChannelTemplate {
         Ok(())
     }
 
+    /// Whether it is the bare name of the topic, which may also belong to `[default_topic]`.
+    pub(super) fn is_bare(&self) -> bool {
+        self.kind == Kind::Broadcast
+    }
+
     /// The channel for one row. A NULL is a fault here: a publication without an addressee is worth a look.
-    pub(super) fn render(&self, values: &Columns) -> Result<String, FaultReason> {
+    pub(super) fn render(&self, change: &RowChange, version: Version) -> Result<String, FaultReason> {
         let kind = self.kind;
-        let rendered = self.template.render(values, |text, value| {
+        let rendered = self.template.render(change, version, |text, value| {
             // A `:` in a name could make two names look alike; in an owner's id it is a character like others.
             if !is_user(value) || (kind == Kind::Named && value.contains(':')) {
                 return Err(FaultReason::ChannelValue { value: cut(value) });

@@ -1,7 +1,8 @@
-//! The file of rules: its shape, and the checks that need no database.
+//! The file of rules: its shape, and the checks that need neither a database nor a row.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -12,14 +13,28 @@ use crate::error::Problem;
 use crate::limits::{KEY_BYTES, OWN_PREFIX};
 
 use super::channel::ChannelTemplate;
+use super::condition::{Condition, ConditionFile};
 use super::template::{Piece, Template};
-use super::{Place, PublicationRule, Rule, Rules, Table};
+use super::toml_error::with_nearest;
+use super::values::Version;
+use super::{Limits, Place, PublicationRule, Rule, Rules, Table};
+
+/// What `redelete` may ask for. Shorter, a slow reader may still be filling; longer, nobody would call the key fresh.
+const REDELETE: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
+    limits: LimitsFile,
+    #[serde(default)]
     rules: BTreeMap<String, Spanned<RuleFile>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct LimitsFile {
+    rows_per_statement: Option<Spanned<u32>>,
 }
 
 #[derive(Deserialize)]
@@ -34,6 +49,8 @@ struct RuleFile {
     columns: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
     publish: When,
+    when: Option<Spanned<ConditionFile>>,
+    redelete: Option<Spanned<String>>,
     publication: Option<PublicationFile>,
 }
 
@@ -57,9 +74,10 @@ struct PublicationFile {
 pub(super) fn parse(text: &str) -> Result<Rules, Vec<Problem>> {
     let file: File = toml::from_str(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
-        vec![place(text, at).problem(error.message().replace('\n', "; "))]
+        vec![place_of(text, at).problem(with_nearest(error.message()))]
     })?;
     let mut reading = Reading { text, problems: Vec::new() };
+    let limits = reading.limits(&file.limits);
     let mut tables: BTreeMap<Table, Vec<Rule>> = BTreeMap::new();
     for (name, rule) in file.rules {
         if let Some((table, rule)) = reading.rule(&name, rule) {
@@ -71,7 +89,7 @@ pub(super) fn parse(text: &str) -> Result<Rules, Vec<Problem>> {
     }
     // In the order of the file, for rules were read in the order of their names.
     reading.problems.sort_by_key(|problem| (problem.line, problem.column));
-    if reading.problems.is_empty() { Ok(Rules { tables }) } else { Err(reading.problems) }
+    if reading.problems.is_empty() { Ok(Rules { tables, limits }) } else { Err(reading.problems) }
 }
 
 /// Gives every publishing rule of a table but the first a mask of its own, made from its name: it stays the same
@@ -91,11 +109,20 @@ struct Reading<'t> {
 
 impl Reading<'_> {
     fn place(&self, span: Range<usize>) -> Place {
-        place(self.text, span.start)
+        place_of(self.text, span.start)
     }
 
     fn problem(&mut self, place: Place, name: &str, message: impl std::fmt::Display) {
         self.problems.push(place.problem(format!("rule {name:?}: {message}")));
+    }
+
+    fn limits(&mut self, file: &LimitsFile) -> Limits {
+        let Some(rows) = &file.rows_per_statement else { return Limits::default() };
+        if *rows.get_ref() == 0 {
+            let message = "limits.rows_per_statement = 0: must be at least 1".to_owned();
+            self.problems.push(self.place(rows.span()).problem(message));
+        }
+        Limits { rows_per_statement: *rows.get_ref() }
     }
 
     /// `None` when the rule is of no use; what is wrong was noted.
@@ -109,38 +136,61 @@ impl Reading<'_> {
         if rule.keys.is_empty() && rule.patterns.is_empty() && rule.publication.is_none() {
             self.problem(rule_place, name, "it does nothing; give keys, patterns or a [publication]");
         }
-        let on = match rule.on {
-            None => BTreeSet::from([Op::Insert, Op::Update, Op::Delete]),
-            Some(on) => {
-                if on.get_ref().is_empty() {
-                    self.problem(
-                        self.place(on.span()),
-                        name,
-                        "on is empty; leave it out for insert, update and delete",
-                    );
-                }
-                on.into_inner()
-            }
-        };
+        let on = self.on(name, rule.on);
         let columns = rule.columns.map(|columns| {
             if columns.get_ref().is_empty() {
                 self.problem(self.place(columns.span()), name, "columns is empty; leave it out and any change counts");
             }
             self.names(columns.into_inner())
         });
+        let redelete = rule.redelete.and_then(|time| self.redelete(name, time, rule.keys.is_empty()));
         let table_place = self.place(rule.table.span());
         let table = self.table(name, rule.table);
         let rule = Rule {
             name: name.to_owned(),
             table_place,
-            on,
             keys: rule.keys.into_iter().filter_map(|key| self.key(name, key)).collect(),
             patterns: rule.patterns.into_iter().filter_map(|pattern| self.pattern(name, pattern)).collect(),
             columns,
-            publication: rule.publication.and_then(|publication| self.publication(name, publication)),
+            publication: rule.publication.and_then(|publication| self.publication(name, publication, &on)),
             after_sweep: rule.publish == When::AfterSweep,
+            when: rule.when.map(|when| self.condition(name, when)).unwrap_or_default(),
+            redelete,
+            on,
         };
         Some((table?, rule))
+    }
+
+    fn on(&mut self, name: &str, on: Option<Spanned<BTreeSet<Op>>>) -> BTreeSet<Op> {
+        let Some(on) = on else { return BTreeSet::from([Op::Insert, Op::Update, Op::Delete]) };
+        if on.get_ref().is_empty() {
+            self.problem(self.place(on.span()), name, "on is empty; leave it out for insert, update and delete");
+        }
+        on.into_inner()
+    }
+
+    fn redelete(&mut self, name: &str, time: Spanned<String>, no_keys: bool) -> Option<Duration> {
+        let place = self.place(time.span());
+        let text = time.get_ref();
+        if no_keys {
+            self.problem(place, name, "redelete deletes keys once more; give keys");
+        }
+        let time = duration(text).filter(|time| REDELETE.contains(time));
+        if time.is_none() {
+            let message = format_args!("redelete {text:?} is not 100ms to 60s, as \"500ms\" or \"2s\"");
+            self.problem(place, name, message);
+        }
+        time
+    }
+
+    fn condition(&mut self, name: &str, when: Spanned<ConditionFile>) -> Condition {
+        let place = self.place(when.span());
+        let text = self.text;
+        let condition = when.into_inner().read(|at| place_of(text, at), |at, message| self.problem(at, name, message));
+        if condition.is_empty() {
+            self.problem(place, name, "when compares no column; give old.COLUMN or new.COLUMN, or leave it out");
+        }
+        condition
     }
 
     fn table(&mut self, name: &str, table: Spanned<String>) -> Option<Table> {
@@ -214,12 +264,15 @@ impl Reading<'_> {
         }
     }
 
-    fn publication(&mut self, name: &str, publication: PublicationFile) -> Option<PublicationRule> {
+    fn publication(&mut self, name: &str, publication: PublicationFile, on: &BTreeSet<Op>) -> Option<PublicationRule> {
         let place = self.place(publication.channel.span());
         let text = publication.channel.into_inner();
         let channel = ChannelTemplate::parse(&text, place)
             .map_err(|message| self.problem(place, name, format_args!("channel {text:?}: {message}")))
             .ok();
+        if let Some(channel) = &channel {
+            self.versions(name, &channel.template, on);
+        }
         if publication.data.get_ref().is_empty() {
             self.problem(self.place(publication.data.span()), name, "data names no column");
         }
@@ -233,6 +286,28 @@ impl Reading<'_> {
         });
         let data = self.names(publication.data.into_inner());
         Some(PublicationRule { channel: channel?, data, conflation_key, id_mask: 0 })
+    }
+
+    /// A channel of a version that a change does not have would have no addressee.
+    fn versions(&mut self, name: &str, channel: &Template, on: &BTreeSet<Op>) {
+        if on.contains(&Op::Insert) && channel.names(Version::Old) {
+            self.problem(channel.place, name, "an insert has no old row to name; leave insert out of on");
+        }
+        if on.contains(&Op::Delete) && channel.names(Version::New) {
+            self.problem(channel.place, name, "a delete has no new row to name; leave delete out of on");
+        }
+    }
+}
+
+/// `500ms` or `2s`.
+fn duration(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u32 = number.parse().ok()?;
+    match unit {
+        "ms" => Some(Duration::from_millis(number.into())),
+        "s" => Some(Duration::from_secs(number.into())),
+        _ => None,
     }
 }
 
@@ -260,7 +335,7 @@ fn template_in_brackets(template: &Template) -> bool {
 }
 
 /// Line and column of a byte offset.
-fn place(text: &str, offset: usize) -> Place {
+fn place_of(text: &str, offset: usize) -> Place {
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
     Place {

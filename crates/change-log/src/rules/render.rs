@@ -1,14 +1,16 @@
 //! From a changed row to its effects. What cannot be rendered is a fault of that part alone: the rest takes effect.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::entry::{Columns, Op, RowChange};
+use crate::entry::{Op, RowChange};
 use crate::limits::{CONFLATION_KEY_BYTES, DATA_BYTES, KEY_BYTES, OWN_PREFIX};
 
 use super::template::{Template, push_escaped};
+use super::values::Version;
 use super::{PublicationRule, Rule, Rules};
 
 /// What one entry of the log does.
@@ -16,6 +18,8 @@ use super::{PublicationRule, Rule, Rules};
 pub struct Effects {
     /// Exact cache keys to delete, each once.
     pub keys: Vec<String>,
+    /// Those of them to delete once more, after this time.
+    pub redelete: Vec<(Duration, String)>,
     /// Patterns to sweep, each once.
     pub patterns: Vec<String>,
     /// What to publish, in the order of the rules' names.
@@ -65,6 +69,10 @@ pub enum Part {
     Data,
     #[error("conflation_key")]
     ConflationKey,
+    #[error("when")]
+    Condition,
+    #[error("publication")]
+    Publication,
 }
 
 /// Why a part could not be rendered.
@@ -100,6 +108,9 @@ pub enum FaultReason {
     /// The log's data is not the object that the trigger writes.
     #[error("the entry's data is not a JSON object")]
     NotAnObject,
+    /// The statement touched more rows than `[limits] rows_per_statement`, so its rows were not logged.
+    #[error("a statement touched more rows than rows_per_statement allows; nothing was published of them")]
+    TooManyRows,
 }
 
 impl FaultReason {
@@ -115,6 +126,7 @@ impl FaultReason {
             Self::Empty => "empty",
             Self::TooLong { .. } => "too_long",
             Self::NotAnObject => "not_an_object",
+            Self::TooManyRows => "too_many_rows",
         }
     }
 }
@@ -127,37 +139,49 @@ impl Rules {
     pub fn effects(&self, uid: Uuid, change: &RowChange) -> Effects {
         let mut effects = Effects::default();
         for rule in self.of(&change.source).iter().filter(|rule| rule.concerns(change)) {
-            for values in [&change.old, &change.new].into_iter().filter(|values| !values.is_empty()) {
-                rule.invalidate(values, &mut effects);
-            }
-            // A rule without placeholders works without any logged column.
-            if change.old.is_empty() && change.new.is_empty() {
-                rule.invalidate(&Columns::new(), &mut effects);
-            }
-            if let Some(publication) = &rule.publication {
-                match publication.render(rule, uid, change) {
-                    Ok(publication) => effects.publications.push(publication),
-                    Err((part, reason)) => effects.fault(rule, part, reason),
+            match rule.when.holds(change) {
+                Ok(true) => {
+                    rule.invalidate(change, &mut effects);
+                    rule.publish(uid, change, &mut effects);
+                }
+                Ok(false) => {}
+                // Nobody knows whether the rule applies: to invalidate is harmless, to publish is not.
+                Err(reason) => {
+                    rule.invalidate(change, &mut effects);
+                    effects.fault(rule, Part::Condition, reason);
                 }
             }
         }
         effects
     }
 
-    /// What TRUNCATE of a table does: every key that its rules could have rendered goes, by pattern. Nothing is
-    /// published, for there is no row left to speak of.
+    /// What TRUNCATE of a table does: every key that its rules could have rendered goes, by pattern, whatever their
+    /// conditions. Nothing is published, for there is no row left to speak of.
     pub fn truncate_effects(&self, source: &str) -> Effects {
         let mut effects = Effects::default();
         for rule in self.of(source).iter().filter(|rule| rule.on.contains(&Op::Delete)) {
-            for key in &rule.keys {
-                if key.is_literal() {
-                    push_once(&mut effects.keys, key.prefix().to_owned());
-                } else {
-                    push_once(&mut effects.patterns, key.widened(true));
-                }
-            }
-            for pattern in &rule.patterns {
-                push_once(&mut effects.patterns, pattern.widened(false));
+            rule.invalidate_all(&mut effects);
+        }
+        effects
+    }
+
+    /// Everything that any rule could have named goes, as after TRUNCATE of every table.
+    pub fn namespaces(&self) -> Effects {
+        let mut effects = Effects::default();
+        for rule in self.tables().flat_map(|(_, rules)| rules) {
+            rule.invalidate_all(&mut effects);
+        }
+        effects
+    }
+
+    /// What a statement does that touched too many rows to log each: as [`truncate_effects`](Self::truncate_effects),
+    /// and a fault for every publication that was not made.
+    pub fn many_effects(&self, source: &str, op: Op) -> Effects {
+        let mut effects = Effects::default();
+        for rule in self.of(source).iter().filter(|rule| rule.on.contains(&op)) {
+            rule.invalidate_all(&mut effects);
+            if rule.publication.is_some() {
+                effects.fault(rule, Part::Publication, FaultReason::TooManyRows);
             }
         }
         effects
@@ -177,18 +201,49 @@ impl Rule {
         }
     }
 
-    fn invalidate(&self, values: &Columns, effects: &mut Effects) {
-        for template in &self.keys {
-            match render_key(template, values) {
-                Ok(key) => key.into_iter().for_each(|key| push_once(&mut effects.keys, key)),
-                Err(reason) => effects.fault(self, Part::Key, reason),
+    fn invalidate(&self, change: &RowChange, effects: &mut Effects) {
+        for version in Version::of(change.op) {
+            for template in &self.keys {
+                match render_key(template, change, *version) {
+                    Ok(key) => key.into_iter().for_each(|key| self.delete(key, effects)),
+                    Err(reason) => effects.fault(self, Part::Key, reason),
+                }
+            }
+            for template in &self.patterns {
+                match render_pattern(template, change, *version) {
+                    Ok(pattern) => pattern.into_iter().for_each(|pattern| push_once(&mut effects.patterns, pattern)),
+                    Err(reason) => effects.fault(self, Part::Pattern, reason),
+                }
             }
         }
-        for template in &self.patterns {
-            match render_pattern(template, values) {
-                Ok(pattern) => pattern.into_iter().for_each(|pattern| push_once(&mut effects.patterns, pattern)),
-                Err(reason) => effects.fault(self, Part::Pattern, reason),
+    }
+
+    /// Everything that the rule could render, for whatever row.
+    fn invalidate_all(&self, effects: &mut Effects) {
+        for key in &self.keys {
+            if key.is_literal() {
+                self.delete(key.prefix().to_owned(), effects);
+            } else {
+                push_once(&mut effects.patterns, key.widened(true));
             }
+        }
+        for pattern in &self.patterns {
+            push_once(&mut effects.patterns, pattern.widened(false));
+        }
+    }
+
+    fn delete(&self, key: String, effects: &mut Effects) {
+        if let Some(after) = self.redelete {
+            push_once(&mut effects.redelete, (after, key.clone()));
+        }
+        push_once(&mut effects.keys, key);
+    }
+
+    fn publish(&self, uid: Uuid, change: &RowChange, effects: &mut Effects) {
+        let Some(publication) = &self.publication else { return };
+        match publication.render(self, uid, change) {
+            Ok(publication) => effects.publications.push(publication),
+            Err((part, reason)) => effects.fault(self, part, reason),
         }
     }
 }
@@ -205,11 +260,11 @@ impl Effects {
 
 impl PublicationRule {
     fn render(&self, rule: &Rule, uid: Uuid, change: &RowChange) -> Result<RowPublication, (Part, FaultReason)> {
-        let values = if change.op == Op::Delete { &change.old } else { &change.new };
-        let channel = self.channel.render(values).map_err(|reason| (Part::Channel, reason))?;
+        let version = if change.op == Op::Delete { Version::Old } else { Version::New };
+        let channel = self.channel.render(change, version).map_err(|reason| (Part::Channel, reason))?;
         let conflation_key = match &self.conflation_key {
             None => None,
-            Some(template) => render_conflation_key(template, values).map_err(|r| (Part::ConflationKey, r))?,
+            Some(template) => render_conflation_key(template, change, version).map_err(|r| (Part::ConflationKey, r))?,
         };
         Ok(RowPublication {
             id: Uuid::from_u128(uid.as_u128() ^ self.id_mask),
@@ -243,8 +298,8 @@ impl PublicationRule {
     }
 }
 
-fn render_key(template: &Template, values: &Columns) -> Result<Option<String>, FaultReason> {
-    let key = template.render(values, |text, value| {
+fn render_key(template: &Template, change: &RowChange, version: Version) -> Result<Option<String>, FaultReason> {
+    let key = template.render(change, version, |text, value| {
         let in_tag = text.rfind('{') > text.rfind('}');
         if in_tag && value.contains(['{', '}']) {
             return Err(FaultReason::BraceInTag);
@@ -255,8 +310,8 @@ fn render_key(template: &Template, values: &Columns) -> Result<Option<String>, F
     key.map(checked_name).transpose()
 }
 
-fn render_pattern(template: &Template, values: &Columns) -> Result<Option<String>, FaultReason> {
-    let pattern = template.render(values, |text, value| {
+fn render_pattern(template: &Template, change: &RowChange, version: Version) -> Result<Option<String>, FaultReason> {
+    let pattern = template.render(change, version, |text, value| {
         push_escaped(text, value);
         Ok(())
     })?;
@@ -273,8 +328,12 @@ fn checked_name(name: String) -> Result<String, FaultReason> {
     Ok(name)
 }
 
-fn render_conflation_key(template: &Template, values: &Columns) -> Result<Option<String>, FaultReason> {
-    let key = template.render(values, |text, value| {
+fn render_conflation_key(
+    template: &Template,
+    change: &RowChange,
+    version: Version,
+) -> Result<Option<String>, FaultReason> {
+    let key = template.render(change, version, |text, value| {
         text.push_str(value);
         Ok(())
     })?;
@@ -287,7 +346,7 @@ fn render_conflation_key(template: &Template, values: &Columns) -> Result<Option
     }
 }
 
-fn push_once(list: &mut Vec<String>, item: String) {
+fn push_once<T: PartialEq>(list: &mut Vec<T>, item: T) {
     if !list.contains(&item) {
         list.push(item);
     }

@@ -1,13 +1,16 @@
-//! Text with placeholders: `product:{id}`. A placeholder is a column's name; literal braces are written twice.
+//! Text with placeholders: `product:{id}`. A placeholder is a column's name, with `old.` or `new.` before it where only
+//! that version of the row is meant; literal braces are written twice.
 
-use crate::entry::Columns;
+use crate::entry::RowChange;
 
 use super::Place;
 use super::render::FaultReason;
+use super::values::{ColumnName, Version, value};
 
 /// A parsed template.
 #[derive(Debug)]
 pub(super) struct Template {
+    text: String,
     pieces: Vec<Piece>,
     /// Where it stands in the file.
     pub(super) place: Place,
@@ -17,7 +20,7 @@ pub(super) struct Template {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Piece {
     Literal(String),
-    Column(String),
+    Column(ColumnName),
 }
 
 impl Template {
@@ -41,8 +44,9 @@ impl Template {
                             Some(c) => column.push(c),
                         }
                     }
-                    if column.is_empty() {
-                        return Err("{} names no column".to_owned());
+                    let column = ColumnName::parse(&column);
+                    if column.name.is_empty() {
+                        return Err("a placeholder names no column".to_owned());
                     }
                     if !literal.is_empty() {
                         pieces.push(Piece::Literal(std::mem::take(&mut literal)));
@@ -58,13 +62,18 @@ impl Template {
         if pieces.is_empty() {
             return Err("it is empty".to_owned());
         }
-        Ok(Self { pieces, place })
+        Ok(Self { text: text.to_owned(), pieces, place })
+    }
+
+    /// As it stands in the file.
+    pub(super) fn text(&self) -> &str {
+        &self.text
     }
 
     /// The columns that the template names, as often as it does.
     pub(super) fn columns(&self) -> impl Iterator<Item = &str> {
         self.pieces.iter().filter_map(|piece| match piece {
-            Piece::Column(column) => Some(column.as_str()),
+            Piece::Column(column) => Some(column.name.as_str()),
             Piece::Literal(_) => None,
         })
     }
@@ -87,21 +96,26 @@ impl Template {
         self.columns().next().is_none()
     }
 
-    /// Puts `values` in place of the placeholders; `push` appends one value to the text so far, escaped or checked
+    /// Whether a placeholder is of this version only.
+    pub(super) fn names(&self, version: Version) -> bool {
+        self.pieces.iter().any(|piece| matches!(piece, Piece::Column(column) if column.version == Some(version)))
+    }
+
+    /// Puts the values of `version` of the row in place of the placeholders; `push` appends one value to the text so far, escaped or checked
     /// as the place demands. `None` when a value is NULL.
     pub(super) fn render(
         &self,
-        values: &Columns,
+        change: &RowChange,
+        version: Version,
         mut push: impl FnMut(&mut String, &str) -> Result<(), FaultReason>,
     ) -> Result<Option<String>, FaultReason> {
         let mut text = String::new();
         for piece in &self.pieces {
             match piece {
                 Piece::Literal(literal) => text.push_str(literal),
-                Piece::Column(column) => match values.get(column) {
-                    Some(Some(value)) => push(&mut text, value)?,
-                    Some(None) => return Ok(None),
-                    None => return Err(FaultReason::MissingColumn { column: column.clone() }),
+                Piece::Column(column) => match value(change, column.version.unwrap_or(version), &column.name)? {
+                    Some(value) => push(&mut text, value)?,
+                    None => return Ok(None),
                 },
             }
         }

@@ -23,6 +23,9 @@ fn rule(lines: &str) -> String {
 fn the_example_of_the_design_is_accepted() {
     let rules = Rules::parse(
         r##"
+        [limits]
+        rows_per_statement = 500
+
         [rules.products]
         table = "public.products"
         on = ["insert", "update", "delete"]
@@ -30,6 +33,9 @@ fn the_example_of_the_design_is_accepted() {
         patterns = ["search:*"]
         columns = ["name", "price"]
         publish = "after-sweep"
+        redelete = "2s"
+        when.new.status = ["live", "sold out"]
+        when.old.removed_at = { null = true }
 
         [rules.orders]
         table = "public.orders"
@@ -52,11 +58,17 @@ fn an_empty_file_has_no_rules() {
 #[test]
 fn an_unknown_key_is_told_with_its_line_and_the_valid_ones() {
     let text = refused(&rule("keyz = [\"a:{id}\"]"));
-    assert!(text.starts_with("line 3, column 1: unknown field `keyz`"), "{text}");
+    assert!(text.starts_with("line 3, column 1: unknown field `keyz` (is it `keys`?), expected one of"), "{text}");
     assert!(text.contains("`keys`") && text.contains("`publication`"), "{text}");
 
     let text = refused(&rule("keys = [\"a\"]\non = [\"upsert\"]"));
     assert!(text.starts_with("line 4, column 7: ") && text.contains("`insert`"), "{text}");
+
+    let text = refused(&rule("keys = [\"a\"]\non = [\"updated\"]"));
+    assert!(text.contains("`updated` (is it `update`?)"), "{text}");
+
+    let text = refused(&rule("keys = [\"a\"]\nwhen.nw.status = \"paid\""));
+    assert!(text.starts_with("line 4, column 6: unknown field `nw` (is it `new`?)"), "{text}");
 
     let text = refused(&rule("keys = [\"a\"]\npublish = \"later\""));
     assert!(text.contains("`after-keys`") && text.contains("`after-sweep`"), "{text}");
@@ -141,4 +153,77 @@ fn a_publication_names_its_data() {
     assert!(text.contains("line 5, column 8") && text.contains("names no column"), "{text}");
     let text = refused(&rule("[rules.r.publication]\nchannel = \"orders\""));
     assert!(text.contains("missing field `data`"), "{text}");
+}
+
+#[test]
+fn conditions_redelete_and_limits_are_checked() {
+    for (lines, sentence) in [
+        ("keys = ['a']\nwhen.new.status = []", "line 4, column 19: rule \"r\": an empty list"),
+        ("keys = ['a']\nwhen.new.price = 1.5", "line 4, column 18: a column is compared with a text"),
+        ("keys = ['a']\nwhen.new.price = { above = 1 }", "line 4, column 18: a column is compared with a text"),
+        ("keys = ['a']\n[rules.r.when]", "compares no column"),
+        ("keys = ['a']\nredelete = '2 s'", "line 4, column 12: rule \"r\": redelete \"2 s\" is not 100ms to 60s"),
+        ("keys = ['a']\nredelete = '99ms'", "is not 100ms to 60s"),
+        ("keys = ['a']\nredelete = '61s'", "is not 100ms to 60s"),
+        ("patterns = ['a*']\nredelete = '2s'", "give keys"),
+        ("keys = ['a:{old.}']", "names no column"),
+        ("[limits]\nrows_per_statement = 0\n[rules.s]\ntable = 'public.t'\nkeys = ['a']", "must be at least 1"),
+    ] {
+        let text = refused(&rule(lines));
+        assert!(text.contains(sentence), "{lines}: {text}");
+    }
+}
+
+#[test]
+fn a_channel_names_no_version_that_the_change_does_not_have() {
+    let channel = |on: &str, channel: &str| {
+        rule(&format!("on = [{on}]\n[rules.r.publication]\nchannel = \"{channel}\"\ndata = [\"id\"]"))
+    };
+    let text = refused(&channel("'insert', 'update'", "orders:#{old.user_id}"));
+    assert!(text.contains("line 5, column 11") && text.contains("an insert has no old row"), "{text}");
+    let text = refused(&channel("'delete'", "orders:{new.room}"));
+    assert!(text.contains("a delete has no new row"), "{text}");
+    Rules::parse(&channel("'update', 'delete'", "orders:#{old.user_id}")).expect("both have an old row");
+}
+
+#[test]
+fn a_channel_of_an_unknown_topic_is_told_with_the_nearest_one() {
+    let text = rule("[rules.r.publication]\nchannel = \"ordrs:#{user_id}\"\ndata = [\"id\"]");
+    let rules = Rules::parse(&text).expect("rules");
+    rules.check_topics(&["ordrs"], false).expect("known");
+    let error = rules.check_topics(&["orders", "wallet-updates"], true).expect_err("unknown");
+    let expected = "line 4, column 11: rule \"r\": no topic \"ordrs\" is configured; is it \"orders\"?";
+    assert_eq!(error.to_string(), expected);
+
+    let bare = rule("[rules.r.publication]\nchannel = \"news\"\ndata = [\"id\"]");
+    let bare = Rules::parse(&bare).expect("rules");
+    bare.check_topics(&["orders"], true).expect("bare names belong to the default topic");
+    bare.check_topics(&["orders"], false).expect_err("which there is not");
+}
+
+#[test]
+fn rules_can_be_said_in_sentences() {
+    let text = r##"
+        [rules.paid]
+        table = "public.orders"
+        on = ["insert", "update"]
+        keys = ["order:{id}"]
+        patterns = ["orders:{old.user_id}:*"]
+        redelete = "2s"
+        publish = "after-sweep"
+        when.new.status = "paid"
+        when.old.status = { not = ["paid", "sent"] }
+        [rules.paid.publication]
+        channel = "orders:#{user_id}"
+        data = ["id", "status"]
+    "##;
+    let rules = Rules::parse(text).expect("rules");
+    let (table, sentences) = rules.sentences().next().expect("a table");
+    assert_eq!(table, "public.orders");
+    assert_eq!(
+        sentences,
+        ["paid: on insert or update, if old.status is not \"paid\" or \"sent\" and new.status is \"paid\": \
+          deletes order:{id}, and again after 2s; sweeps orders:{old.user_id}:*; \
+          publishes id, status to orders:#{user_id} after the sweep"]
+    );
 }

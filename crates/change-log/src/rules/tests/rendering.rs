@@ -1,5 +1,7 @@
 //! Rows and what they cause.
 
+use std::time::Duration;
+
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -183,4 +185,95 @@ fn a_table_without_rules_has_no_effects() {
     update.source = "no_such_form".to_owned();
     let effects = rules("").effects(UID, &update);
     assert!(effects.keys.is_empty() && effects.faults.is_empty());
+}
+
+#[test]
+fn a_condition_asks_the_values_before_and_after() {
+    let rules = rules(
+        "[rules.r]\ntable = \"public.t\"\nkeys = [\"paid\"]\n\
+         when.new.v = \"paid\"\nwhen.old.v = { not = [\"paid\", \"sent\"] }",
+    );
+    let applies = |old, new| !rules.effects(UID, &update("v", old, new)).keys.is_empty();
+    assert!(applies(Some("open"), Some("paid")));
+    assert!(applies(None, Some("paid")), "NULL is not paid");
+    assert!(!applies(Some("sent"), Some("paid")));
+    assert!(!applies(Some("paid"), Some("paid")));
+    assert!(!applies(Some("open"), Some("sent")));
+    assert!(!applies(Some("open"), None));
+    let v = |value| columns(&[("v", Some(value))]);
+    let inserted = change(Op::Insert, Columns::new(), v("paid"), "{}");
+    assert_eq!(rules.effects(UID, &inserted).keys, ["paid"], "an insert's old values are NULL");
+    let deleted = change(Op::Delete, v("open"), Columns::new(), "{}");
+    assert!(rules.effects(UID, &deleted).keys.is_empty(), "a delete's new values are NULL");
+}
+
+#[test]
+fn a_condition_knows_numbers_booleans_and_null() {
+    let holds = |test: &str, value| {
+        let rules = rules(&format!("[rules.r]\ntable = \"public.t\"\nkeys = [\"k\"]\nwhen.new.v = {test}"));
+        !rules.effects(UID, &update("v", None, value)).keys.is_empty()
+    };
+    assert!(holds("7", Some("7")) && !holds("7", Some("7.0")));
+    assert!(holds("[true, 7]", Some("true")) && !holds("true", Some("false")));
+    assert!(holds("{ null = true }", None) && !holds("{ null = true }", Some("")));
+    assert!(holds("{ null = false }", Some("")) && !holds("{ null = false }", None));
+}
+
+#[test]
+fn without_the_condition_s_column_a_rule_invalidates_and_publishes_nothing() {
+    let rules = rules(
+        "[rules.r]\ntable = \"public.t\"\nkeys = [\"a:{v}\"]\nwhen.new.other = \"x\"\n\
+         [rules.r.publication]\nchannel = \"orders\"\ndata = [\"v\"]",
+    );
+    let effects = rules.effects(UID, &update("v", Some("1"), Some("2")));
+    assert_eq!(effects.keys, ["a:1", "a:2"]);
+    assert!(effects.publications.is_empty());
+    assert_eq!((effects.faults[0].part, effects.faults[0].reason.metric_label()), (Part::Condition, "missing_column"));
+}
+
+#[test]
+fn a_template_may_name_the_old_or_the_new_value() {
+    let rules = rules(
+        "[rules.r]\ntable = \"public.t\"\non = [\"update\", \"delete\"]\n\
+         keys = [\"was:{old.v}\", \"is:{new.v}\", \"{{{old.v}}}>{new.v}\"]\npatterns = [\"s:{old.v}:*\"]\n\
+         [rules.r.publication]\nchannel = \"moved:{old.v}\"\ndata = [\"v\"]",
+    );
+    let old = || columns(&[("v", Some("a"))]);
+    let effects = rules.effects(UID, &change(Op::Update, old(), columns(&[("v", Some("b"))]), r#"{"v":"b"}"#));
+    assert_eq!((effects.keys, effects.patterns), (to_vec(["was:a", "is:b", "{a}>b"]), to_vec(["s:a:*"])));
+    assert_eq!(effects.publications[0].channel, "moved:a");
+    let effects = rules.effects(UID, &change(Op::Delete, old(), Columns::new(), r#"{"v":"a"}"#));
+    assert_eq!(effects.keys, ["was:a"], "what has no new value names none");
+    assert_eq!(effects.publications[0].channel, "moved:a");
+    assert!(effects.faults.is_empty(), "{:?}", effects.faults);
+}
+
+#[test]
+fn keys_are_deleted_once_more_where_a_rule_asks() {
+    let rules = rules(
+        "[rules.a]\ntable = \"public.t\"\nkeys = [\"a:{v}\", \"all\"]\nredelete = \"500ms\"\n\
+         [rules.b]\ntable = \"public.t\"\nkeys = [\"b:{v}\"]",
+    );
+    let effects = rules.effects(UID, &update("v", Some("1"), Some("1")));
+    assert_eq!(effects.keys, ["a:1", "all", "b:1"]);
+    let after = Duration::from_millis(500);
+    assert_eq!(effects.redelete, [(after, "a:1".to_owned()), (after, "all".to_owned())]);
+    assert_eq!(rules.truncate_effects("public.t").redelete, [(after, "all".to_owned())]);
+}
+
+#[test]
+fn too_many_rows_sweep_what_they_could_have_named_and_admit_what_was_not_published() {
+    let rules = rules(
+        "[rules.a]\ntable = \"public.t\"\nkeys = [\"a:{v}\"]\nwhen.new.v = \"1\"\n\
+         [rules.a.publication]\nchannel = \"orders\"\ndata = [\"v\"]\n\
+         [rules.b]\ntable = \"public.t\"\non = [\"insert\"]\nkeys = [\"b:{v}\"]",
+    );
+    let effects = rules.many_effects("public.t", Op::Update);
+    assert_eq!(effects.patterns, ["a:*"]);
+    let faults: Vec<_> = effects.faults.iter().map(|f| (f.rule.as_str(), f.part, f.reason.metric_label())).collect();
+    assert_eq!(faults, [("a", Part::Publication, "too_many_rows")]);
+}
+
+fn to_vec<const N: usize>(items: [&str; N]) -> Vec<String> {
+    items.map(str::to_owned).to_vec()
 }
