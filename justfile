@@ -14,9 +14,13 @@ demo *ARGS: build
 watch USER="42": build
     cargo run --quiet --bin demo -- watch --user "$1"
 
-# Faults at random for so many minutes, with official clients and an oracle; `--seed N` repeats, `--plant loss` plants one.
+# Faults at random for so many minutes, with official clients and an oracle; `--seed N` repeats, `--plant stale` plants one.
 soak MINUTES="30" *ARGS: build official-clients
     cargo run --quiet --bin soak -- "$@"
+
+# Every commit has its effects, whichever process is killed: `just storm [workers|redis|postgres|standby]`, `--seed N`.
+storm *ARGS: build official-clients
+    cargo run --quiet --bin storm -- "$@"
 
 # What hostile clients cost the others: the p99 of well-behaved ones, quiet, quiet again and under attack.
 hostile *ARGS:
@@ -27,6 +31,16 @@ hostile *ARGS:
 sweep *ARGS:
     cargo build --release --bin publisher --bin subscriber-bridge --bin invalidation-worker --bin sweep
     target/release/sweep "$@"
+
+# What capturing changes costs writers: pgbench without capture, with our trigger and with a trigger that notifies.
+capture *ARGS:
+    cargo build --bin capture
+    target/debug/capture "$@"
+
+# From a commit until the cache key is gone, at 1,000 commits per second; and how many keys per second the worker sustains.
+latency *ARGS:
+    cargo build --release --bin publisher --bin subscriber-bridge --bin invalidation-worker --bin latency
+    target/release/latency "$@"
 
 # Fresh on push: pages that ask again when they are told of a commit, and how many of them are given an old value.
 fresh COMMITS="10000": build

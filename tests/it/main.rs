@@ -20,4 +20,5 @@ mod recovery;
 mod replay;
 mod right_person;
 mod rules;
+mod storm;
 mod trials;

@@ -75,9 +75,7 @@ impl LoneBridge {
 
     /// The value of a metric, as it stands in a line of `/metrics`: `griot_connections`, or with its labels.
     pub async fn metric(&self, name: &str) -> Result<f64> {
-        let text = http::get(self.admin, "/metrics").await?.body;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        Ok(line.and_then(|value| value.parse().ok()).unwrap_or(0.0))
+        http::metric(self.admin, name).await
     }
 }
 

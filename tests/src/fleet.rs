@@ -45,6 +45,8 @@ pub struct Seen {
     pub offset: Option<u64>,
     /// The epoch.
     pub epoch: Option<String>,
+    /// A publication's public id.
+    pub id: Option<String>,
     /// A publication's data.
     pub data: Value,
     /// Why something ended.

@@ -38,6 +38,14 @@ pub async fn post(addr: SocketAddr, path: &str, headers: &[(&str, &str)], body: 
     request(addr, "POST", path, headers, body).await
 }
 
+/// The value of a metric, as it stands in a line of `/metrics`: `griot_connections`, or with its labels. What is not there
+/// was never counted: 0.
+pub async fn metric(admin: SocketAddr, name: &str) -> Result<f64> {
+    let text = get(admin, "/metrics").await?.body;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    Ok(line.and_then(|value| value.parse().ok()).unwrap_or(0.0))
+}
+
 /// Any request, on a connection of its own.
 pub async fn request(
     addr: SocketAddr,

@@ -33,7 +33,12 @@ pub struct Servers {
 impl Servers {
     /// Starts both.
     pub async fn start() -> Result<Self> {
-        let (redis, postgres) = tokio::try_join!(Redis::start(), Postgres::start())?;
+        Self::start_with(&[]).await
+    }
+
+    /// Starts both, PostgreSQL with more settings.
+    pub async fn start_with(settings: &[&str]) -> Result<Self> {
+        let (redis, postgres) = tokio::try_join!(Redis::start(), Postgres::start_with(settings))?;
         Ok(Self { redis, postgres })
     }
 }

@@ -30,6 +30,12 @@ pub struct Script {
     pub origins: Vec<String>,
     /// More lines of `[invalidation_worker]`.
     pub worker: String,
+    /// More settings of PostgreSQL, as [`Postgres::start_with`](crate::servers::Postgres::start_with) takes them.
+    pub postgres: &'static [&'static str],
+    /// Where the workers find Redis, when that is not where it listens: a [`Proxy`](crate::proxy::Proxy).
+    pub redis_at: Option<SocketAddr>,
+    /// Where they find PostgreSQL, likewise.
+    pub postgres_at: Option<SocketAddr>,
 }
 
 impl Default for Script {
@@ -41,6 +47,9 @@ impl Default for Script {
             topics: TOPICS.into(),
             origins: Vec::new(),
             worker: String::new(),
+            postgres: &[],
+            redis_at: None,
+            postgres_at: None,
         }
     }
 }
@@ -69,7 +78,7 @@ pub struct Stage {
     /// The configuration of all workers, in TOML.
     pub config: String,
     bridge: Mutex<Worker>,
-    publisher: Worker,
+    publisher: Mutex<Worker>,
     worker: Mutex<Worker>,
     _folder: TemporaryFolder,
 }
@@ -77,7 +86,11 @@ pub struct Stage {
 impl Stage {
     /// Starts the servers, makes the schema, applies the rules and starts the workers; returns when all are ready.
     pub async fn start(script: Script) -> Result<Self> {
-        let servers = Servers::start().await?;
+        Self::on(Servers::start_with(script.postgres).await?, script).await
+    }
+
+    /// [`Stage::start`] on servers that run already.
+    pub async fn on(servers: Servers, script: Script) -> Result<Self> {
         let database = Database::fresh_on(&servers.postgres).await?;
         sqlx::raw_sql(sqlx::AssertSqlSafe(script.schema.clone()))
             .execute(database.pool())
@@ -99,8 +112,8 @@ impl Stage {
              [invalidation_worker]\nadmin_listen = \"{worker_admin}\"\nrules = {rules:?}\n{worker}\n",
             worker = script.worker,
             topics = script.topics,
-            redis = servers.redis.url(),
-            database = database.url(),
+            redis = format!("redis://{}", script.redis_at.unwrap_or(servers.redis.addr())),
+            database = database.url_at(script.postgres_at.unwrap_or(servers.postgres.addr())),
             origins = script.origins,
         );
         let applied = Launch::new("invalidation-worker").arg("rules").arg("apply").arg(rules);
@@ -124,7 +137,7 @@ impl Stage {
             worker_admin,
             config,
             bridge: Mutex::new(bridge),
-            publisher,
+            publisher: Mutex::new(publisher),
             worker: Mutex::new(worker),
             _folder: folder,
         })
@@ -145,9 +158,14 @@ impl Stage {
         self.bridge.lock().await.pid()
     }
 
+    /// The bridge's process.
+    pub async fn bridge(&self) -> tokio::sync::MutexGuard<'_, Worker> {
+        self.bridge.lock().await
+    }
+
     /// The publisher's process.
-    pub fn publisher(&self) -> &Worker {
-        &self.publisher
+    pub async fn publisher(&self) -> tokio::sync::MutexGuard<'_, Worker> {
+        self.publisher.lock().await
     }
 
     /// The invalidation-worker's process.
@@ -159,6 +177,13 @@ impl Stage {
     pub async fn revive_bridge(&self) -> Result<()> {
         let again = Launch::new("subscriber-bridge").config(self.config.clone()).ready_at(self.bridge_admin);
         *self.bridge.lock().await = again.start().await?;
+        Ok(())
+    }
+
+    /// Starts the publisher again, on the same addresses, when it has ended.
+    pub async fn revive_publisher(&self) -> Result<()> {
+        let again = Launch::new("publisher").config(self.config.clone()).ready_at(self.publisher_admin);
+        *self.publisher.lock().await = again.start().await?;
         Ok(())
     }
 

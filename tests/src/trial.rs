@@ -1,4 +1,5 @@
-//! Trials of the event path: a real Redis, a bridge and official clients, something that breaks, and the oracle.
+//! Trials: real servers, workers and official clients, something that breaks, and an oracle. Those of the event path judge
+//! positions (promises 1 and 2), storms what was committed (3), and undone deletions what is cached (4).
 //!
 //! `tests/it/trials.rs` runs each in its short form, `just soak MINUTES` runs them at random for as long as asked.
 
@@ -22,8 +23,17 @@ mod crash;
 mod cut;
 mod promotion;
 mod restart;
+mod storm;
+mod undone;
 
-pub use self::{crash::crash, cut::cut, promotion::promotion, restart::restart};
+pub use self::{
+    crash::crash,
+    cut::cut,
+    promotion::promotion,
+    restart::restart,
+    storm::{Faults, Storm, storm},
+    undone::undone,
+};
 
 /// Three personal topics and one broadcast, all with a history of 300.
 pub const TOPICS: &str = r#"
@@ -53,6 +63,8 @@ pub enum Fault {
     Misdelivery,
     /// Two publications of a channel changed places.
     Reordering,
+    /// A value from before a commit was put back into the cache; only where there is a cache.
+    Stale,
 }
 
 /// What a trial is asked for.

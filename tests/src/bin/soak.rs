@@ -1,15 +1,15 @@
-//! `just soak MINUTES`: trials of the event path, chosen and sized at random, for as long as asked; then a verdict.
+//! `just soak MINUTES`: trials, chosen and sized at random, for as long as asked; then a verdict.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use fanout_core::Shutdown;
-use griot_tests::trial::{self, Fault, Outcome, Size};
+use griot_tests::trial::{self, Fault, Faults, Outcome, Size, Storm};
 
-/// Runs trials of the event path at random and ends with a verdict: exit code 0 when nothing was wrong.
+/// Runs trials at random and ends with a verdict: exit code 0 when nothing was wrong.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Minutes to go on; the trial that is then under way is finished, and there is one at least.
@@ -18,9 +18,13 @@ struct Arguments {
     /// Chooses the same trials again.
     #[arg(long)]
     seed: Option<u64>,
-    /// Plant a fault into each trial, which it must find: the verdict is then a failure.
+    /// Plant a fault into each trial, which it must find: the verdict is then a failure. Trials that could not find it
+    /// are left out.
     #[arg(long, value_enum)]
     plant: Option<Fault>,
+    /// Only these trials; all when nothing is said.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Kind>,
 }
 
 #[tokio::main]
@@ -41,15 +45,20 @@ async fn soak(arguments: &Arguments) -> ExitCode {
     let mut random = fastrand::Rng::with_seed(seed);
     let begun = Instant::now();
     let end = Duration::from_secs(arguments.minutes * 60);
-    let mut passed: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut failed: BTreeMap<&str, usize> = BTreeMap::new();
+    let asked = |kind: &Kind| arguments.only.is_empty() || arguments.only.contains(kind);
+    let kinds: Vec<Kind> =
+        Kind::value_variants().iter().copied().filter(|kind| asked(kind) && kind.finds(arguments.plant)).collect();
+    let mut passed: BTreeMap<Kind, usize> = BTreeMap::new();
+    let mut failed: BTreeMap<Kind, usize> = BTreeMap::new();
     println!("soak: {} minutes, seed {seed}", arguments.minutes);
     loop {
-        let kind = KINDS[random.usize(..KINDS.len())];
-        let size = size(kind, &mut random, arguments.plant);
-        let (told, wrong) = match run(kind, size).await {
+        let Some(&kind) = random.choice(&kinds) else {
+            eprintln!("soak: none of the trials asked for could find that fault");
+            return ExitCode::FAILURE;
+        };
+        let (told, wrong) = match kind.run(&mut random, arguments.plant).await {
             Ok(Outcome { told, wrong }) => (told, wrong),
-            Err(error) => (kind.to_owned(), vec![format!("the trial did not come to an end: {error:#}")]),
+            Err(error) => (kind.name().to_owned(), vec![format!("the trial did not come to an end: {error:#}")]),
         };
         let seconds = begun.elapsed().as_secs();
         let good = wrong.is_empty();
@@ -64,14 +73,15 @@ async fn soak(arguments: &Arguments) -> ExitCode {
     }
     let total: usize = passed.values().chain(failed.values()).sum();
     println!("\ntrial                     passed  failed");
-    for kind in KINDS {
-        let count = |of: &BTreeMap<&str, usize>| of.get(kind).copied().unwrap_or(0);
-        println!("{kind:24}  {:6}  {:6}", count(&passed), count(&failed));
+    for kind in kinds {
+        let count = |of: &BTreeMap<Kind, usize>| of.get(&kind).copied().unwrap_or(0);
+        println!("{:24}  {:6}  {:6}", kind.name(), count(&passed), count(&failed));
     }
     let minutes = begun.elapsed().as_secs_f64() / 60.0;
     if failed.is_empty() {
         println!(
-            "verdict: passed. {total} trials in {minutes:.1} minutes, seed {seed}: nothing lost, misdelivered or out of order."
+            "verdict: passed. {total} trials in {minutes:.1} minutes, seed {seed}: nothing lost, misdelivered, out of \
+             order or stale."
         );
         ExitCode::SUCCESS
     } else {
@@ -81,29 +91,83 @@ async fn soak(arguments: &Arguments) -> ExitCode {
     }
 }
 
-const CUT: &str = "link cut";
-const STALLED: &str = "link stalled";
-const RESTARTED: &str = "Redis restarted";
-const EMPTIED: &str = "Redis restarted empty";
-const KILLED: &str = "bridge killed";
-const PROMOTED: &str = "replica promoted";
-const KINDS: [&str; 6] = [CUT, STALLED, RESTARTED, EMPTIED, KILLED, PROMOTED];
+/// What a trial breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum Kind {
+    Cut,
+    Stalled,
+    Restarted,
+    Emptied,
+    BridgeKilled,
+    Promoted,
+    WorkersKilled,
+    RedisLost,
+    PostgresKilled,
+    PostgresLost,
+    Undone,
+}
 
-async fn run(kind: &str, size: Size) -> Result<Outcome> {
-    match kind {
-        CUT => trial::cut(size, false).await,
-        STALLED => trial::cut(size, true).await,
-        RESTARTED => trial::restart(size, true).await,
-        EMPTIED => trial::restart(size, false).await,
-        KILLED => trial::crash(size).await,
-        _ => trial::promotion(size).await,
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cut => "link cut",
+            Self::Stalled => "link stalled",
+            Self::Restarted => "Redis restarted",
+            Self::Emptied => "Redis restarted empty",
+            Self::BridgeKilled => "bridge killed",
+            Self::Promoted => "replica promoted",
+            Self::WorkersKilled => "storm: workers",
+            Self::RedisLost => "storm: worker and Redis",
+            Self::PostgresKilled => "storm: PostgreSQL",
+            Self::PostgresLost => "storm: standby promoted",
+            Self::Undone => "deletion undone",
+        }
+    }
+
+    /// The storm that this trial is, if it is one.
+    fn faults(self) -> Option<Faults> {
+        match self {
+            Self::WorkersKilled => Some(Faults::Workers),
+            Self::RedisLost => Some(Faults::Redis),
+            Self::PostgresKilled => Some(Faults::Postgres),
+            Self::PostgresLost => Some(Faults::Standby),
+            _ => None,
+        }
+    }
+
+    /// Whether this trial looks at what the fault spoils.
+    fn finds(self, plant: Option<Fault>) -> bool {
+        match plant {
+            None => true,
+            Some(Fault::Loss) => self != Self::Undone,
+            Some(Fault::Misdelivery | Fault::Reordering) => self != Self::Undone && self.faults().is_none(),
+            Some(Fault::Stale) => self == Self::Undone || self.faults().is_some(),
+        }
+    }
+
+    async fn run(self, random: &mut fastrand::Rng, plant: Option<Fault>) -> Result<Outcome> {
+        if let Some(faults) = self.faults() {
+            let (seed, commits) = (random.u64(..1_000_000), random.u64(200..=4_000));
+            let (kills, hold) = (random.usize(1..=8), Duration::from_secs(random.u64(1..=60)));
+            return trial::storm(Storm { seed, commits, kills, hold, faults, plant }).await;
+        }
+        let size = size(self, random, plant);
+        match self {
+            Self::Cut => trial::cut(size, false).await,
+            Self::Stalled => trial::cut(size, true).await,
+            Self::Restarted => trial::restart(size, true).await,
+            Self::Emptied => trial::restart(size, false).await,
+            Self::BridgeKilled => trial::crash(size).await,
+            Self::Undone => trial::undone(random.u32(1..=2_000), plant).await,
+            _ => trial::promotion(size).await,
+        }
     }
 }
 
-fn size(kind: &str, random: &mut fastrand::Rng, plant: Option<Fault>) -> Size {
+fn size(kind: Kind, random: &mut fastrand::Rng, plant: Option<Fault>) -> Size {
     let clients = match kind {
-        KILLED => random.usize(200..=1_000),
-        CUT | STALLED => random.usize(5..=300),
+        Kind::BridgeKilled => random.usize(200..=1_000),
+        Kind::Cut | Kind::Stalled => random.usize(5..=300),
         _ => random.usize(20..=120),
     };
     // At least one publication for each channel, and no more than a history keeps.

@@ -1,5 +1,7 @@
 //! A fresh database per test.
 
+use std::net::SocketAddr;
+
 use anyhow::Result;
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
@@ -12,6 +14,7 @@ const TEMPLATE: &str = "griot_template";
 #[derive(Debug)]
 pub struct Database {
     url: String,
+    addr: SocketAddr,
     pool: PgPool,
 }
 
@@ -38,6 +41,12 @@ impl Database {
         &self.url
     }
 
+    /// The URL of the database of this name on another server, or behind a proxy.
+    #[must_use]
+    pub fn url_at(&self, addr: SocketAddr) -> String {
+        self.url.replacen(&self.addr.to_string(), &addr.to_string(), 1)
+    }
+
     /// Connections to this database. It belongs to the runtime of the test that made it.
     #[must_use]
     pub fn pool(&self) -> &PgPool {
@@ -49,7 +58,7 @@ impl Database {
         postgres.execute(format!("create database {name} {options}")).await?;
         let url = postgres.url(&name);
         let pool = PgPoolOptions::new().max_connections(8).connect(&url).await?;
-        Ok(Self { url, pool })
+        Ok(Self { url, addr: postgres.addr(), pool })
     }
 }
 
