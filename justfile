@@ -28,6 +28,10 @@ sweep *ARGS:
     cargo build --release --bin publisher --bin subscriber-bridge --bin invalidation-worker --bin sweep
     target/release/sweep "$@"
 
+# Fresh on push: pages that ask again when they are told of a commit, and how many of them are given an old value.
+fresh COMMITS="10000": build
+    cargo run --quiet --bin fresh -- "$@"
+
 # Everything that CI runs.
 test: lint build official-clients
     cargo test --workspace --doc

@@ -2,10 +2,13 @@
 
 mod append;
 mod capture;
+mod choosing;
 mod installing;
 mod leading;
+mod migrating;
 mod reading;
 mod roles;
+mod rotating;
 
 use change_log::{Body, Entry, PgPool, Reader};
 use griot_tests::servers::Database;

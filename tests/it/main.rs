@@ -1,10 +1,12 @@
 //! Every promise against real servers, in one binary so that the tests share one set of them.
 
 mod api;
+mod cache;
 mod change_log;
 mod configuration;
 mod connections;
 mod continuity;
+mod database;
 mod demo;
 mod fence;
 mod full_redis;
@@ -15,6 +17,7 @@ mod leader;
 mod listeners;
 mod readme;
 mod recovery;
+mod replay;
 mod right_person;
 mod rules;
 mod trials;

@@ -7,6 +7,7 @@ pub mod bridge;
 pub mod client;
 pub mod eventually;
 pub mod fleet;
+pub mod fresh;
 pub mod http;
 pub mod oracle;
 pub mod process;

@@ -14,11 +14,12 @@ use anyhow::{Context, Result, ensure};
 use tokio::sync::OnceCell;
 
 mod database;
+mod pooler;
 mod postgres;
 mod redis;
 mod server;
 
-pub use self::{database::Database, postgres::Postgres, redis::Redis};
+pub use self::{database::Database, pooler::Pooler, postgres::Postgres, redis::Redis};
 
 /// One Redis and one PostgreSQL, shared by the tests of a binary.
 #[derive(Debug)]

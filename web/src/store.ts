@@ -125,7 +125,8 @@ export class Store {
     this.orders.clear();
     const oldestFirst = snapshot.orders.toSorted((a, b) => Number(a.id) - Number(b.id));
     for (const fact of oldestFirst) this.orders.set(fact.id, { ...fact, owner: this.user, changedAt: moment(fact.atUs) });
-    if (snapshot.wallet !== null) {
+    // It comes from a cache, and is older when the push of a payment was faster than its write-through.
+    if (snapshot.wallet !== null && (snapshot.wallet.version ?? Infinity) >= (this.wallet?.version ?? -Infinity)) {
       const version = snapshot.wallet.version ?? this.wallet?.version ?? null;
       this.wallet = { change: null, ...this.wallet, owner: this.user, balanceCents: snapshot.wallet.balanceCents, version };
     }

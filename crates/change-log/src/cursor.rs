@@ -21,6 +21,9 @@ pub struct RegionStatus {
     pub pending: u64,
     /// The age of the oldest of them.
     pub oldest_pending: Option<Duration>,
+    /// It was away for longer than the retention, and entries that it has not applied are gone. What is pending is
+    /// what is left.
+    pub lapsed: bool,
     /// Who leads the region, or led it last.
     pub leader: Option<Leader>,
 }
@@ -47,7 +50,7 @@ pub async fn status(pool: &PgPool) -> Result<Vec<RegionStatus>, Error> {
         "select c.region,
                 (extract(epoch from c.saved_at) * 1000000)::bigint as saved_at,
                 (extract(epoch from clock_timestamp() - c.saved_at) * 1000000)::bigint as saved_ago,
-                p.pending,
+                c.lapsed, p.pending,
                 (extract(epoch from clock_timestamp() - p.oldest) * 1000000)::bigint as oldest,
                 led.holder, led.term,
                 (extract(epoch from led.until) * 1000000)::bigint as until,
@@ -86,6 +89,7 @@ fn decode(row: &PgRow) -> Result<RegionStatus, sqlx::Error> {
         saved_ago: micros(row.try_get("saved_ago")?),
         pending: row.try_get::<i64, _>("pending")?.max(0).unsigned_abs(),
         oldest_pending: row.try_get::<Option<i64>, _>("oldest")?.map(micros),
+        lapsed: row.try_get("lapsed")?,
         leader,
     })
 }

@@ -16,6 +16,8 @@ pub type Columns = BTreeMap<String, Option<String>>;
 pub struct Entry {
     /// The place in the log. Entries are applied in this order.
     pub id: i64,
+    /// The transaction that wrote it.
+    pub xid: u64,
     /// The public id: the same however often the entry is applied.
     pub uid: Uuid,
     /// When the entry was written, by PostgreSQL's clock; the commit came a little later.
@@ -125,7 +127,7 @@ impl Body {
 /// The columns that [`Entry::decode`] reads, for a select list.
 macro_rules! entry_columns {
     () => {
-        "id, uid, (extract(epoch from at) * 1000000)::bigint as at, kind, channel, data::text as data, \
+        "id, xid::text::bigint as xid, uid, (extract(epoch from at) * 1000000)::bigint as at, kind, channel, data::text as data, \
          conflation_key, key, pattern, source, op, old_row::text as old_row, new_row::text as new_row, changed"
     };
 }
@@ -137,6 +139,7 @@ impl Entry {
         let micros: i64 = row.try_get("at")?;
         Ok(Self {
             id: row.try_get("id")?,
+            xid: row.try_get::<i64, _>("xid")?.unsigned_abs(),
             uid: row.try_get("uid")?,
             at: SystemTime::UNIX_EPOCH + Duration::from_micros(micros.max(0).unsigned_abs()),
             body: Fields(row).body()?.unwrap_or_else(|reason| Body::Unreadable { reason }),

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use sqlx::migrate::MigrateError;
+
 /// The one error of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -14,7 +16,7 @@ pub enum Error {
     NotMigrated(String),
     /// A migration failed.
     #[error("migration: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(#[from] MigrateError),
     /// The address of the database could not be understood. The address itself is not shown: it holds the password.
     #[error("the database address is not valid: {0}; expected postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
     Address(String),
@@ -26,6 +28,15 @@ pub enum Error {
         /// How long was waited.
         after: Duration,
     },
+    /// No server of the database can be written to; what each of them answered.
+    #[error("{}", refusals(.0))]
+    NoServer(Vec<Refusal>),
+    /// What answers is not PostgreSQL itself.
+    #[error(
+        "this is a connection pooler, which lends the same session to others: give the address of PostgreSQL itself, \
+         where a worker takes at most 4 connections"
+    )]
+    Pooler,
     /// The server is a standby. Its snapshots list no running transactions, so a cursor from there loses entries.
     #[error("this PostgreSQL server is a standby; the change log is read on the primary only")]
     Standby,
@@ -78,10 +89,14 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Database(error) => database_is_transient(error),
-            Self::Migrate(sqlx::migrate::MigrateError::Execute(error)) => database_is_transient(error),
+            Self::Migrate(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => {
+                database_is_transient(error)
+            }
             Self::Timeout { .. } | Self::Busy { .. } | Self::Standby | Self::Superseded { .. } => true,
+            Self::NoServer(refusals) => refusals.iter().any(|refusal| refusal.error.is_transient()),
             Self::NotMigrated(_)
             | Self::Migrate(_)
+            | Self::Pooler
             | Self::Address(_)
             | Self::CursorAhead { .. }
             | Self::Region(_)
@@ -101,7 +116,8 @@ impl Error {
             Self::Standby => "standby",
             Self::Superseded { .. } => "superseded",
             Self::CursorAhead { .. } => "cursor_ahead",
-            Self::Address(_) | Self::Region(_) | Self::Json(_) | Self::Rules(_) => "configuration",
+            Self::NoServer(_) => "no_server",
+            Self::Pooler | Self::Address(_) | Self::Region(_) | Self::Json(_) | Self::Rules(_) => "configuration",
         }
     }
 }
@@ -135,6 +151,26 @@ fn database_is_transient(error: &sqlx::Error) -> bool {
         | sqlx::Error::WorkerCrashed => true,
         _ => false,
     }
+}
+
+/// Why a server was not chosen.
+#[derive(Debug)]
+pub struct Refusal {
+    /// `HOST:PORT/DATABASE`
+    pub server: String,
+    /// What it answered.
+    pub error: Error,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.server, self.error)
+    }
+}
+
+fn refusals(refusals: &[Refusal]) -> String {
+    let each = refusals.iter().map(Refusal::to_string).collect::<Vec<_>>().join("; ");
+    if refusals.len() == 1 { each } else { format!("none of {} servers can be written to: {each}", refusals.len()) }
 }
 
 /// One thing that is wrong in a file of rules, with the place to look at.

@@ -5,6 +5,7 @@
 //! [`install::apply`] creates from [`Rules`]. A worker reads what was committed through a [`Reader`] and asks the
 //! rules what a row change means ([`Rules::effects`]).
 
+mod addresses;
 pub mod append;
 pub mod cursor;
 mod digest;
@@ -13,18 +14,24 @@ mod error;
 pub mod install;
 pub mod lead;
 mod limits;
+mod migrate;
 mod nearest;
-mod pool;
+mod progress;
 mod reader;
+pub mod rotate;
 pub mod rules;
+mod servers;
 mod tenure;
+mod trail;
 
 pub use entry::{Body, Entry, RowChange};
-pub use error::{Error, Problem};
+pub use error::{Error, Problem, Refusal};
 pub use lead::{Candidate, Standing};
-pub use pool::{migrate, pool};
+pub use migrate::migrate;
+pub use progress::{Lost, Opening, Progress};
 pub use reader::{Mark, Page, Pass, Reader};
 pub use rules::{Effects, Rules};
+pub use servers::Servers;
 /// The pool type that this crate's functions take, so that callers need no dependency on sqlx.
 pub use sqlx::PgPool;
 pub use tenure::Tenure;

@@ -57,3 +57,6 @@ fn known_form(fields: &[Value]) -> Option<FeedPosition> {
         tops: tops.collect::<Option<_>>()?,
     })
 }
+
+/// Redis's glob for the positions of all feeds. Whoever removes them has every subscriber told that continuity is lost.
+pub const ALL: &str = "griot:{*}:position:*";

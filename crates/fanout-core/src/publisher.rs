@@ -135,14 +135,18 @@ impl Publisher {
     /// A partition larger than a batch goes in several calls, one after the other; after a failed call the rest of that
     /// partition is not sent, so that nothing overtakes.
     pub async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<Receipt, PublishError>> {
-        self.publish_while(publications, || true).await
+        self.publish_while(publications, None, || true).await
     }
 
     /// [`publish_all`](Self::publish_all) for one who may lose the right to publish on the way: `may` is asked before
     /// every call, and what it refuses is [not sent](RedisError::NotSent).
+    ///
+    /// `expected` is the [identity](Redis::identity) of the server that the caller's earlier effects stand on: another one
+    /// appends nothing and answers [`RedisError::Fenced`].
     pub async fn publish_while(
         &self,
         publications: Vec<Publication>,
+        expected: Option<&str>,
         may: impl Fn() -> bool,
     ) -> Vec<Result<Receipt, PublishError>> {
         let mut results: Vec<Option<Result<Receipt, PublishError>>> = Vec::new();
@@ -157,7 +161,8 @@ impl Publisher {
                 Err(error) => results[index] = Some(Err(error)),
             }
         }
-        let calls = partitions.into_iter().map(|(partition, batch)| self.publish_partition(partition, batch, &may));
+        let calls =
+            partitions.into_iter().map(|(partition, batch)| self.publish_partition(partition, batch, expected, &may));
         for (index, result) in futures::future::join_all(calls).await.into_iter().flatten() {
             results[index] = Some(result);
         }
@@ -168,6 +173,7 @@ impl Publisher {
         &self,
         partition: usize,
         members: Vec<(usize, Vec<Bytes>)>,
+        expected: Option<&str>,
         may: &impl Fn() -> bool,
     ) -> Vec<(usize, Result<Receipt, PublishError>)> {
         let mut results = Vec::with_capacity(members.len());
@@ -178,7 +184,7 @@ impl Publisher {
                 Some(RedisError::OutOfMemory) => Err(RedisError::OutOfMemory),
                 Some(error) => Err(RedisError::NotSent(format!("an earlier call failed ({error})"))),
                 None if !may() => Err(RedisError::NotSent("no longer permitted".into())),
-                None => self.call(partition, batch.len(), arguments).await,
+                None => self.call(partition, batch.len(), expected, arguments).await,
             };
             match receipts {
                 Ok(receipts) => results.extend(batch.iter().zip(receipts).map(|((index, _), r)| (*index, Ok(r)))),
@@ -195,6 +201,7 @@ impl Publisher {
         &self,
         partition: usize,
         size: usize,
+        expected: Option<&str>,
         batch: impl Iterator<Item = Bytes>,
     ) -> Result<Vec<Receipt>, RedisError> {
         let config = self.redis.config();
@@ -202,6 +209,7 @@ impl Publisher {
             Bytes::from_static(b"PUBLISH"),
             Bytes::from(config.entry_memory_seconds.to_string()),
             Bytes::from(config.idempotency_seconds.to_string()),
+            Bytes::from(expected.unwrap_or_default().to_owned()),
         ];
         arguments.extend(batch);
         let prefix = self.redis.partitions().prefix(partition);

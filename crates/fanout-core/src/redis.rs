@@ -20,6 +20,9 @@ use crate::shutdown::Shutdown;
 /// Keys in one UNLINK: a few hundred keep the server's main thread for well under a millisecond.
 const UNLINK_BATCH: usize = 256;
 
+/// The field of the deployment's record that changes when all positions were removed.
+const FORGETTING: &str = "forgetting";
+
 /// How often a worker looks whether Redis is there.
 const WATCH: Duration = Duration::from_millis(250);
 /// How long a connection to a replica is kept at least: another one may lead to the same.
@@ -146,6 +149,10 @@ pub enum RedisError {
          +@write +@pubsub on griot:*"
     )]
     NotPermitted(String),
+    /// Another server answered than the one that was expected. What was sent may have been carried out there; a
+    /// publication was not.
+    #[error("another Redis server answers than the one expected")]
+    Fenced,
     /// Any other answer that is an error.
     #[error("Redis answered an error: {0}")]
     Refused(String),
@@ -169,6 +176,8 @@ impl RedisError {
         let says = |word: &str| text.contains(word);
         if says("LOADING") || says("READONLY") || says("MASTERDOWN") || says("TRYAGAIN") {
             Self::Away(text)
+        } else if text.starts_with("FENCED") {
+            Self::Fenced
         } else if says("OOM ") {
             Self::OutOfMemory
         } else if says("NOPERM") || says("can't run this command") {
@@ -290,6 +299,22 @@ impl Redis {
         Ok(self.client.hsetnx(DEPLOYMENT, field, value).await?)
     }
 
+    /// Records that all positions were removed on purpose, so that bridges compare those that they hold.
+    ///
+    /// # Errors
+    /// As any command.
+    pub async fn record_forgetting(&self) -> Result<(), RedisError> {
+        Ok(self.client.hset(DEPLOYMENT, (FORGETTING, uuid::Uuid::new_v4().to_string())).await?)
+    }
+
+    /// Another value each time that [all positions were removed](Self::record_forgetting); `None` when they never were.
+    ///
+    /// # Errors
+    /// As any command.
+    pub async fn forgetting(&self) -> Result<Option<String>, RedisError> {
+        Ok(self.client.hget(DEPLOYMENT, FORGETTING).await?)
+    }
+
     /// Asks whether Redis takes writes, by one that changes nothing in a deployment that runs.
     ///
     /// # Errors
@@ -309,6 +334,24 @@ impl Redis {
         }
         let info: String = self.client.info(Some(InfoKind::Replication)).await?;
         primary_identity(&info).map(Some).map_err(|role| RedisError::Away(role.to_owned()))
+    }
+
+    /// Whether the server was started less than `ago` before now and took its keys from a snapshot on disk: whatever was
+    /// removed since that was saved is there again. An append-only file holds all but the last second.
+    ///
+    /// # Errors
+    /// As any command.
+    pub async fn came_from_snapshot(&self, ago: Duration) -> Result<bool, RedisError> {
+        let server: String = self.client.info(Some(InfoKind::Server)).await?;
+        let persistence: String = self.client.info(Some(InfoKind::Persistence)).await?;
+        let number = |info: &str, name: &str| {
+            let value =
+                info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim_end().parse().ok());
+            value.unwrap_or(0_u64)
+        };
+        let started = Duration::from_secs(number(&server, "uptime_in_seconds"));
+        let loaded = number(&persistence, "rdb_last_load_keys_loaded") > 0;
+        Ok(started <= ago && loaded && number(&persistence, "aof_enabled") == 0)
     }
 
     /// Asks for an answer.
@@ -342,11 +385,28 @@ impl Redis {
 
     /// Removes `keys`, in batches that are pipelined; returns how many existed.
     ///
+    /// With `expected`, each batch ends by asking the server who it is, on the connection on which it was sent: a replica
+    /// that was promoted undoes what its primary had confirmed and it had not heard of.
+    ///
     /// # Errors
-    /// As any command; some of the keys may then have been removed.
-    pub async fn unlink(&self, keys: &[String]) -> Result<u64, RedisError> {
-        let batches = keys.chunks(UNLINK_BATCH).map(|batch| self.client.unlink::<u64, _>(batch.to_vec()));
+    /// As any command, and [`RedisError::Fenced`] when another server answers than `expected`; some of the keys may then
+    /// have been removed.
+    pub async fn unlink(&self, keys: &[String], expected: Option<&str>) -> Result<u64, RedisError> {
+        let batches = keys.chunks(UNLINK_BATCH).map(|batch| Box::pin(self.unlink_batch(batch, expected)));
         Ok(futures::future::try_join_all(batches).await?.into_iter().sum())
+    }
+
+    async fn unlink_batch(&self, keys: &[String], expected: Option<&str>) -> Result<u64, RedisError> {
+        let Some(expected) = expected else { return Ok(self.client.unlink(keys.to_vec()).await?) };
+        let pipeline = self.client.pipeline();
+        let () = pipeline.unlink(keys.to_vec()).await?;
+        let () = pipeline.info(Some(InfoKind::Replication)).await?;
+        let (removed, info): (u64, String) = pipeline.all().await?;
+        match primary_identity(&info) {
+            Ok(identity) if identity == expected => Ok(removed),
+            Ok(_) => Err(RedisError::Fenced),
+            Err(role) => Err(RedisError::Away(role.to_owned())),
+        }
     }
 
     /// One step of a SCAN: the next cursor (`"0"` ends the pass) and keys that match `pattern`.
@@ -366,7 +426,8 @@ impl Redis {
         &self.config
     }
 
-    pub(crate) fn client(&self) -> &Client {
+    /// The client itself, for the crates of this workspace that may name fred.
+    pub fn client(&self) -> &Client {
         &self.client
     }
 

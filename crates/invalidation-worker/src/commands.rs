@@ -4,7 +4,7 @@ pub(crate) mod rules;
 
 use anyhow::Result;
 use change_log::cursor::Leader;
-use change_log::{cursor, install};
+use change_log::{PgPool, cursor, install, rotate};
 use invalidation_worker::Config;
 
 pub(crate) fn check_config(config: &Config) -> Result<()> {
@@ -13,14 +13,26 @@ pub(crate) fn check_config(config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// Connections to the server that can be written to.
+async fn connect(config: &Config) -> Result<PgPool> {
+    let servers = invalidation_worker::servers(config)?;
+    servers.choose().await?;
+    Ok(servers.pool().clone())
+}
+
 pub(crate) async fn migrate(config: &Config) -> Result<()> {
-    change_log::migrate(&invalidation_worker::pool(config)?).await?;
+    let pool = connect(config).await?;
+    change_log::migrate(&pool).await?;
     println!("the schema griot is up to date");
+    let length = config.invalidation_worker.retention();
+    if rotate::set_bucket_length(&pool, length).await? {
+        println!("each partition of the log is written to for {} seconds now", length.as_secs());
+    }
     Ok(())
 }
 
 pub(crate) async fn status(config: &Config) -> Result<()> {
-    let pool = invalidation_worker::pool(config)?;
+    let pool = connect(config).await?;
     let regions = cursor::status(&pool).await?;
     if regions.is_empty() {
         println!("no region has a cursor yet: start an invalidation-worker");
@@ -31,6 +43,12 @@ pub(crate) async fn status(config: &Config) -> Result<()> {
             "region {}: {} entries to apply{oldest}; cursor saved {:.1?} ago",
             region.region, region.pending, region.saved_ago
         );
+        if region.lapsed {
+            println!(
+                "region {}: was away for longer than the retention; entries that it needs are gone",
+                region.region
+            );
+        }
         println!("region {}: {}", region.region, leader(region.leader.as_ref()));
     }
     if let Some(file) = &config.invalidation_worker.rules {

@@ -43,7 +43,8 @@ pub struct Config {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DatabaseConfig {
-    /// `postgres://user:password@host:port/database`; the environment's `DATABASE_URL`.
+    /// `postgres://user:password@host:port/database`; the environment's `DATABASE_URL`. Several, with commas between
+    /// them or between several `host:port`: the one that can be written to is chosen, and again after each failure.
     pub url: Option<SecretString>,
     /// A file that holds the URL, because it holds the password.
     pub url_file: Option<PathBuf>,
@@ -70,6 +71,12 @@ pub struct WorkerConfig {
     /// Milliseconds that this worker may lead the region without renewing, which it does three times in that time.
     /// Another worker of the region takes over at most this long after this one was killed or froze.
     pub lease_ms: u64,
+    /// One commit in so many is told in the log: its keys, patterns, publications and how long it took. 0 tells none.
+    pub log_one_commit_in: u32,
+    /// Seconds for which an entry stays in the change log after its commit, and after which a region that is away is not
+    /// waited for any more. The same for every region. `migrate` makes each of the log's three partitions as long, so
+    /// that the log holds two to three times this, and a partition can be emptied during all of the third.
+    pub retention_seconds: u64,
     /// Seconds for what is under way to end at shutdown.
     pub grace_seconds: u64,
 }
@@ -85,12 +92,19 @@ impl Default for WorkerConfig {
             sweep_stall_us: 150,
             sweep_duty_percent: 15,
             lease_ms: 1_500,
+            log_one_commit_in: 1_000,
+            retention_seconds: 1_800,
             grace_seconds: 10,
         }
     }
 }
 
 impl WorkerConfig {
+    /// How long entries are kept.
+    pub fn retention(&self) -> Duration {
+        Duration::from_secs(self.retention_seconds)
+    }
+
     /// What a sweep may take.
     pub(crate) fn sweep_limits(&self) -> Limits {
         Limits {

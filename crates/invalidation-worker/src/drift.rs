@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use change_log::install::{self, State};
-use change_log::{PgPool, Rules};
+use change_log::{Rules, Servers};
 use fanout_core::Shutdown;
 use fanout_core::admin::Health;
 
@@ -15,11 +15,21 @@ const LOOK: Duration = Duration::from_secs(3);
 /// After one that failed.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// Compares until the ending is asked for, as the leader and as a standby alike.
-pub(crate) async fn watch(pool: PgPool, rules: Arc<Rules>, health: Health, shutdown: Shutdown) {
+/// Compares until the ending is asked for, as the leader and as a standby alike. `servers` are nobody else's: they are
+/// chosen again after a failure.
+pub(crate) async fn watch(servers: Servers, rules: Arc<Rules>, health: Health, shutdown: Shutdown) {
+    let mut chosen = false;
     health.down("rules", "not compared with the triggers in the database yet");
     while !shutdown.is_requested() {
-        let wait = match install::compare(&pool, &rules).await {
+        let compared = async {
+            if !chosen {
+                servers.choose().await?;
+            }
+            install::compare(servers.pool(), &rules).await
+        };
+        let compared = compared.await;
+        chosen = compared.is_ok();
+        let wait = match compared {
             Ok(states) => {
                 match difference(&states) {
                     None => health.up("rules"),

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use change_log::{Candidate, Error, PgPool, Reader, Rules, Standing, Tenure};
+use change_log::{Candidate, Error, PgPool, Reader, Rules, Servers, Standing, Tenure};
 use fanout_core::admin::Health;
 use fanout_core::{Publisher, Redis, Shutdown};
 use tokio::sync::watch;
 
 use crate::WorkerConfig;
+use crate::applier::{Applier, jittered};
 use crate::metrics::Metrics;
 use crate::redelete::{Redelete, redelete};
 use crate::reign::Reign;
+use crate::rotation;
 use crate::sweeper::Sweeper;
-use crate::worker::{Worker, jittered};
+use crate::worker::Worker;
 
 /// Between two looks of a standby: the shortest, which follows a lease that should have run out, and the longest,
 /// which decides how soon one that was given up is noticed.
@@ -26,6 +28,7 @@ const RENEWALS: u32 = 3;
 /// A worker of a region, in whichever role.
 pub(crate) struct Contender {
     pub(crate) candidate: Candidate,
+    pub(crate) servers: Servers,
     pub(crate) pool: PgPool,
     pub(crate) rules: Arc<Rules>,
     pub(crate) redis: Redis,
@@ -54,8 +57,18 @@ impl Contender {
     /// leader's death, and nobody sends it requests that it could not answer. Its words say what it does.
     async fn stand_by(&self) -> Option<Tenure> {
         let mut failure = RETRY.0;
+        let mut chosen = false;
         while !self.shutdown.is_requested() {
-            let wait = match self.candidate.stand().await {
+            let stands = async {
+                if !chosen {
+                    self.servers.choose().await?;
+                }
+                self.candidate.stand().await
+            };
+            let stood = stands.await;
+            // Whatever went wrong: perhaps another server is the primary now.
+            chosen = stood.is_ok();
+            let wait = match stood {
                 Ok(Standing::Leads(tenure)) => return Some(tenure),
                 Ok(Standing::Follows { holder, term, remaining }) => {
                     self.health.up("postgresql");
@@ -98,6 +111,14 @@ impl Contender {
             self.metrics.clone(),
             reign.clone(),
         ));
+        let rotating = self.shutdown.spawn(rotation::run(
+            self.pool.clone(),
+            region.to_owned(),
+            term,
+            self.config.retention(),
+            reign.clone(),
+            self.metrics.clone(),
+        ));
         let (redelete, waiting) = redelete();
         let (redis, health, metrics) = (self.redis.clone(), self.health.clone(), self.metrics.clone());
         let redeleting = self.shutdown.spawn(waiting.run(redis, health, metrics, reign.clone()));
@@ -120,6 +141,10 @@ impl Contender {
         if let Err(error) = sweeping.await {
             tracing::error!(%error, "the sweeper failed");
         }
+        // Nobody may use the pool while its server is chosen again.
+        if let Err(error) = rotating.await {
+            tracing::error!(%error, "the rotation failed");
+        }
         // Last of all: from here on somebody else may act.
         if let Err(error) = self.candidate.give_up(term).await {
             tracing::warn!(%error, "the lease runs out by itself");
@@ -130,19 +155,16 @@ impl Contender {
     }
 
     fn worker(&self, term: i64, reign: Reign, sweeper: Sweeper, redelete: Redelete) -> Result<Worker, Error> {
-        Ok(Worker {
-            reader: Reader::new(self.pool.clone(), self.candidate.region(), term)?,
-            rules: Arc::clone(&self.rules),
+        let reader = Reader::new(self.pool.clone(), self.candidate.region(), term)?;
+        let applier = Applier {
             redis: self.redis.clone(),
             publisher: self.publisher.clone(),
-            config: self.config.clone(),
             health: self.health.clone(),
             metrics: self.metrics.clone(),
             reign,
-            sweeper,
-            redelete,
-            mark: None,
-        })
+            server: None,
+        };
+        Ok(Worker::new(reader, Arc::clone(&self.rules), &self.config, applier, sweeper, redelete))
     }
 
     /// Renews the lease for as long as it can be renewed, also while the ending is under way: the last entries are

@@ -1,5 +1,6 @@
 //! The invalidation-worker: applies the change log to one region. Invalidate, then publish, then move the cursor.
 
+mod applier;
 pub mod config;
 mod drift;
 mod lead;
@@ -8,8 +9,11 @@ mod pace;
 pub mod plan;
 mod redelete;
 mod reign;
+mod rotation;
+mod sampler;
 mod sweep;
 mod sweeper;
+mod waiting;
 mod worker;
 
 use std::net::SocketAddr;
@@ -17,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use change_log::{Candidate, PgPool, Rules};
+use change_log::{Candidate, Rules, Servers};
 use fanout_core::admin::{self, Health};
 use fanout_core::config::{ConfigError, secret};
 use fanout_core::{Publisher, Redis, Shutdown, Topics, telemetry};
@@ -30,6 +34,8 @@ use self::metrics::Metrics;
 
 /// What a lease may be: shorter than this, a busy machine loses it; longer, nobody would call it a takeover.
 const LEASE_MS: std::ops::RangeInclusive<u64> = 300..=60_000;
+/// What a retention may be; the longest is a week, and the log holds up to three times as much.
+const RETENTION_SECONDS: std::ops::RangeInclusive<u64> = 1..=604_800;
 
 /// A worker whose address is bound.
 pub struct Region {
@@ -40,8 +46,8 @@ pub struct Region {
 
 /// What a configuration says beyond its values.
 pub struct Checked {
-    /// Connections to PostgreSQL, opened when first needed.
-    pub pool: PgPool,
+    /// Where PostgreSQL may be.
+    pub servers: Servers,
     /// The rules of the configured file, or none.
     pub rules: Rules,
     /// The configured topics.
@@ -78,18 +84,21 @@ impl Region {
         let health = Health::new(&["postgresql", "redis", "rules"]);
         let redis = Redis::connect(&self.config.redis)?;
         shutdown.spawn(admin::serve(self.operators, health.clone(), Arc::new(registry), shutdown.clone()));
-        let pool = self.checked.pool;
         let rules = Arc::new(self.checked.rules);
-        shutdown.spawn(drift::watch(pool.clone(), Arc::clone(&rules), health.clone(), shutdown.clone()));
+        let watched = servers(&self.config)?;
+        shutdown.spawn(drift::watch(watched, Arc::clone(&rules), health.clone(), shutdown.clone()));
         redis.join_deployment(&shutdown).await?;
         shutdown.spawn(redis.clone().watch(health.clone(), shutdown.clone()));
         let config = self.config.invalidation_worker;
+        let servers = self.checked.servers;
+        let pool = servers.pool().clone();
         let lease = Duration::from_millis(config.lease_ms);
         let named = |error: change_log::Error| ConfigError(error.to_string());
         let candidate = Candidate::new(pool.clone(), &config.region, lead::holder(), lease).map_err(named)?;
         let publisher = Publisher::new(redis.clone(), self.checked.topics);
         fanout_core::ready("standing by");
-        let contender = Contender { candidate, pool, rules, redis, publisher, config, health, metrics, shutdown };
+        let contender =
+            Contender { candidate, servers, pool, rules, redis, publisher, config, health, metrics, shutdown };
         contender.run().await.map_err(named)?;
         Ok(())
     }
@@ -108,11 +117,18 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
         let (from, to) = LEASE_MS.into_inner();
         return Err(ConfigError(format!("invalidation_worker.lease_ms = {lease}: must be {from} to {to}")));
     }
+    let retention = config.invalidation_worker.retention_seconds;
+    if !(RETENTION_SECONDS.contains(&retention)) {
+        let (from, to) = RETENTION_SECONDS.into_inner();
+        return Err(ConfigError(format!(
+            "invalidation_worker.retention_seconds = {retention}: must be {from} to {to}"
+        )));
+    }
     let rules = match &config.invalidation_worker.rules {
         Some(file) => rules(config, file)?,
         None => Rules::default(),
     };
-    Ok(Checked { pool: pool(config)?, rules, topics })
+    Ok(Checked { servers: servers(config)?, rules, topics })
 }
 
 /// Reads a file of rules, and checks its channels against the topics where the configuration names some.
@@ -130,11 +146,11 @@ pub fn rules(config: &Config, file: &Path) -> Result<Rules, ConfigError> {
     Ok(rules)
 }
 
-/// Connections to the configured database.
+/// The servers of the configured database.
 ///
 /// # Errors
 /// No database is configured; the text says how to give one.
-pub fn pool(config: &Config) -> Result<PgPool, ConfigError> {
+pub fn servers(config: &Config) -> Result<Servers, ConfigError> {
     let database = &config.database;
     let url = secret("database.url", database.url.as_ref(), database.url_file.as_ref())?.ok_or_else(|| {
         ConfigError(
@@ -143,5 +159,5 @@ pub fn pool(config: &Config) -> Result<PgPool, ConfigError> {
                 .into(),
         )
     })?;
-    change_log::pool(url.expose_secret(), "invalidation-worker").map_err(|error| ConfigError(error.to_string()))
+    Servers::new(url.expose_secret(), "invalidation-worker").map_err(|error| ConfigError(error.to_string()))
 }

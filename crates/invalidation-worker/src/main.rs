@@ -87,7 +87,7 @@ fn main() -> ExitCode {
                     Some(Command::Rules(command)) => rules(&config, command).await,
                     Some(Command::Status) => commands::status(&config).await,
                     None if arguments.check_config => commands::check_config(&config),
-                    None => serve(config, shutdown).await,
+                    None => Box::pin(serve(config, shutdown)).await,
                 }
             })
         }

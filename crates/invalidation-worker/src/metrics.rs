@@ -12,6 +12,8 @@ pub(crate) struct Metrics {
     pub(crate) leader: Gauge,
     /// How often it took over.
     pub(crate) takeovers: Counter,
+    /// Partitions of the log that were emptied.
+    pub(crate) log_rotations: Counter,
     /// Entries applied, by kind.
     pub(crate) entries: ByReason,
     /// Exact keys that existed and were deleted.
@@ -24,6 +26,12 @@ pub(crate) struct Metrics {
     pub(crate) publications: Counter,
     /// Publications that had been published before, by this worker before it was restarted.
     pub(crate) repeated: Counter,
+    /// How often another Redis server answered, and what it may lack was applied again.
+    pub(crate) replays: Counter,
+    /// How often everything that rules name was swept, because history or keys of another time came back.
+    pub(crate) flushes: Counter,
+    /// How often the region had been away for longer than the retention: an alarm.
+    pub(crate) lapses: Counter,
     /// Parts of entries that could not take effect, by reason.
     pub(crate) poison: ByReason,
     /// Failed attempts, by dependency.
@@ -42,11 +50,15 @@ impl Metrics {
             entries: ByReason::register(registry, "entries_applied", "Entries of the change log applied, by kind"),
             leader: Gauge::default(),
             takeovers: Counter::default(),
+            log_rotations: Counter::default(),
             keys: Counter::default(),
             redeleted: Counter::default(),
             swept: Counter::default(),
             publications: Counter::default(),
             repeated: Counter::default(),
+            replays: Counter::default(),
+            flushes: Counter::default(),
+            lapses: Counter::default(),
             poison: ByReason::register(registry, "poison", "Parts of entries that could not take effect, by reason"),
             errors: ByReason::register(registry, "worker_errors", "Failed attempts, by dependency"),
             lag: Seconds::register(registry, "apply_lag_seconds", "From the writing of an entry until it took effect"),
@@ -59,11 +71,15 @@ impl Metrics {
         };
         registry.register("leader", "1 while this worker leads its region", metrics.leader.clone());
         registry.register("takeovers", "Times that this worker took its region over", metrics.takeovers.clone());
+        registry.register("log_rotations", "Partitions of the log that were emptied", metrics.log_rotations.clone());
         registry.register("keys_deleted", "Exact keys deleted", metrics.keys.clone());
         let help = "Exact keys that were there again when redelete deleted them once more";
         registry.register("keys_redeleted", help, metrics.redeleted.clone());
         registry.register("keys_swept", "Keys that sweeps removed", metrics.swept.clone());
         registry.register("log_publications", "Publications of the change log", metrics.publications.clone());
+        registry.register("replays", "Times that another Redis server answered", metrics.replays.clone());
+        registry.register("lapses", "Times that entries were gone before they were applied", metrics.lapses.clone());
+        registry.register("flushes", "Times that all that rules name was swept", metrics.flushes.clone());
         registry.register("log_publications_repeated", "Of these, published before", metrics.repeated.clone());
         metrics
     }

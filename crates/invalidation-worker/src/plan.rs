@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use change_log::{Body, Entry, Rules};
-use fanout_core::names::Feed;
 use fanout_core::publisher::Once;
 use fanout_core::{Channel, Data, Publication};
 use serde_json::value::RawValue;
@@ -17,14 +16,23 @@ pub struct Plan {
     pub keys: Vec<String>,
     /// Keys among them to delete once more after a time, each once per time.
     pub redelete: Vec<(Duration, String)>,
-    /// Publications that need not wait for a sweep, in the order of the log.
-    pub publications: Vec<Publication>,
     /// Patterns to sweep, each once.
     pub patterns: Vec<String>,
-    /// Publications that wait for the sweeps, in the order of the log, with everything that would overtake them.
-    pub after_sweep: Vec<Publication>,
+    /// Publications, in the order of the log.
+    pub publications: Vec<Planned>,
     /// What cannot take effect, however often it is tried.
     pub poison: Vec<Poison>,
+}
+
+/// A publication with where it comes from.
+#[derive(Debug)]
+pub struct Planned {
+    /// The entry.
+    pub entry: i64,
+    /// What to publish.
+    pub publication: Publication,
+    /// Only once the patterns that were asked for up to its entry are swept.
+    pub after_sweep: bool,
 }
 
 /// A part of an entry that cannot take effect.
@@ -39,7 +47,7 @@ pub struct Poison {
 }
 
 /// What `entries` ask for under `rules`.
-pub fn plan(entries: &[Entry], rules: &Rules) -> Plan {
+pub fn plan<'e>(entries: impl IntoIterator<Item = &'e Entry>, rules: &Rules) -> Plan {
     let mut planning = Planning::default();
     for entry in entries {
         planning.entry(entry, rules);
@@ -53,8 +61,6 @@ struct Planning {
     keys: HashSet<String>,
     redelete: HashSet<(Duration, String)>,
     patterns: HashSet<String>,
-    /// Feeds of which a publication waits for a sweep: what follows on them waits too.
-    waiting: HashSet<Feed>,
 }
 
 impl Planning {
@@ -115,18 +121,12 @@ impl Planning {
             Ok(data) => data,
             Err(error) => return self.poison(entry, "data", error.to_string()),
         };
-        let feed = Feed::of(&channel);
         let mut publication = Publication::new(channel, data);
         publication.id = id;
         publication.once = Once::Entry;
         publication.conflation_key = conflation_key.cloned();
         publication.tags.extend(op.map(|op| ("op".to_owned(), op.to_owned())));
-        if after_sweep || self.waiting.contains(&feed) {
-            self.waiting.insert(feed);
-            self.plan.after_sweep.push(publication);
-        } else {
-            self.plan.publications.push(publication);
-        }
+        self.plan.publications.push(Planned { entry: entry.id, publication, after_sweep });
     }
 
     fn key(&mut self, key: String) {
@@ -188,7 +188,8 @@ mod tests {
     }
 
     fn entry(id: i64, body: Body) -> Entry {
-        Entry { id, uid: Uuid::from_u128(id.unsigned_abs().into()), at: SystemTime::UNIX_EPOCH, body }
+        let uid = Uuid::from_u128(id.unsigned_abs().into());
+        Entry { id, xid: id.unsigned_abs(), uid, at: SystemTime::UNIX_EPOCH, body }
     }
 
     fn publish(id: i64, channel: &str) -> Entry {
@@ -196,12 +197,15 @@ mod tests {
         entry(id, Body::Publish { channel: channel.into(), data, conflation_key: None })
     }
 
-    fn channels(publications: &[Publication]) -> Vec<(u128, &str)> {
-        publications.iter().map(|p| (p.id.as_u128(), p.channel.as_str())).collect()
+    fn channels(publications: &[Planned]) -> Vec<(u128, &str, bool)> {
+        publications
+            .iter()
+            .map(|p| (p.publication.id.as_u128(), p.publication.channel.as_str(), p.after_sweep))
+            .collect()
     }
 
     #[test]
-    fn keys_and_patterns_are_named_once_and_nothing_overtakes_what_waits() {
+    fn keys_and_patterns_are_named_once_and_publications_stay_in_order() {
         let rules = Rules::parse(RULES).expect("rules");
         let entries = [
             publish(1, "products"),
@@ -215,8 +219,17 @@ mod tests {
         assert_eq!(plan.keys, ["product:7"]);
         assert_eq!(plan.redelete, [(Duration::from_secs(2), "product:7".to_owned())]);
         assert_eq!(plan.patterns, ["search:*"]);
-        assert_eq!(channels(&plan.publications), [(1, "products"), (4, "orders:#42")]);
-        assert_eq!(channels(&plan.after_sweep), [(2, "products"), (3, "products"), (5, "products")]);
+        let (now, waits) = (false, true);
+        assert_eq!(
+            channels(&plan.publications),
+            [
+                (1, "products", now),
+                (2, "products", waits),
+                (3, "products", waits),
+                (4, "orders:#42", now),
+                (5, "products", now)
+            ]
+        );
     }
 
     #[test]
@@ -238,7 +251,7 @@ mod tests {
             publish(4, "orders:#42"),
         ];
         let plan = plan(&entries, &rules);
-        assert_eq!(channels(&plan.publications), [(4, "orders:#42")]);
+        assert_eq!(channels(&plan.publications), [(4, "orders:#42", false)]);
         assert_eq!(
             plan.poison.iter().map(|p| (p.entry, p.reason)).collect::<Vec<_>>(),
             [(1, "null_owner"), (2, "channel_value"), (3, "channel"),]

@@ -3,7 +3,8 @@
 //!
 //! What waits here stands in memory only, and the cursor does not wait for it. So the second deletion of keys that were
 //! deleted within the last `redelete` is lost when the worker crashes or loses its term: such a key may keep an old
-//! value until it expires or its row changes again. A worker that ends in order deletes early what waits.
+//! value until it expires or its row changes again. A promotion that undoes a second deletion has the first one replayed,
+//! and that asks for a second one again. A worker that ends in order deletes early what waits.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -82,7 +83,7 @@ impl Waiting {
         while !self.due.is_empty() && reign.may_act() {
             let keys: Vec<String> =
                 std::iter::from_fn(|| self.due.pop_first()).take(BATCH).map(|(_, key)| key).collect();
-            if let Err(error) = redis.unlink(&keys).await {
+            if let Err(error) = redis.unlink(&keys, None).await {
                 tracing::warn!(%error, keys = self.due.len() + keys.len(), "keys are not deleted once more");
                 return;
             }
@@ -102,7 +103,7 @@ impl Waiting {
 /// Repeats until Redis confirms it or the reign is over.
 async fn delete(redis: &Redis, keys: &[String], health: &Health, metrics: &Metrics, reign: &Reign) {
     while reign.may_act() {
-        match redis.unlink(keys).await {
+        match redis.unlink(keys, None).await {
             Ok(deleted) => {
                 metrics.redeleted.inc_by(deleted);
                 return;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fanout_core::{Redis, RedisError};
+use fanout_core::{Redis, RedisError, position};
 
 use crate::pace::{Limits, Pace};
 use crate::reign::Reign;
@@ -13,13 +13,36 @@ const OWN: &str = "griot:";
 /// The timer knows no shorter pause: shorter ones add up to it.
 const GRAIN: Duration = Duration::from_millis(1);
 
-/// Removes every key that matches `pattern` and was there when the pass began; returns how many. Each step looks at as
+/// Removes every key that matches `pattern`, but for Griot's own, and was there when the pass began; returns how many.
+///
+/// # Errors
+/// As [`pass`].
+pub(crate) async fn sweep(redis: &Redis, pattern: &str, limits: Limits, reign: &Reign) -> Result<u64, RedisError> {
+    pass(redis, pattern, limits, reign, |key| !key.starts_with(OWN)).await
+}
+
+/// Removes the positions of all feeds, and has bridges notice: every subscriber is told that continuity is lost.
+///
+/// # Errors
+/// As [`pass`].
+pub(crate) async fn forget_positions(redis: &Redis, limits: Limits, reign: &Reign) -> Result<(), RedisError> {
+    pass(redis, position::ALL, limits, reign, |_| true).await?;
+    redis.record_forgetting().await
+}
+
+/// Goes once through all keys and removes those that match `pattern` and are `meant`; returns how many. Each step looks at as
 /// many keys as the stall budget allows and is followed by a pause, so that other clients get their turn.
 ///
 /// # Errors
 /// As any command; when the reign ends (a pass makes thousands of calls, and each asks); and when another server process
-/// answers at the end than at the beginning: a cursor means nothing to it. A pass that failed counts for nothing.
-pub(crate) async fn sweep(redis: &Redis, pattern: &str, limits: Limits, reign: &Reign) -> Result<u64, RedisError> {
+/// answers on the way: a cursor means nothing to it. A pass that failed counts for nothing.
+async fn pass(
+    redis: &Redis,
+    pattern: &str,
+    limits: Limits,
+    reign: &Reign,
+    meant: impl Fn(&str) -> bool,
+) -> Result<u64, RedisError> {
     let server = redis.identity().await?;
     let mut pace = Pace::new(limits);
     let mut cursor = "0".to_owned();
@@ -30,10 +53,10 @@ pub(crate) async fn sweep(redis: &Redis, pattern: &str, limits: Limits, reign: &
         let begun = Instant::now();
         let (next, mut keys) = redis.scan(&cursor, pattern, pace.count()).await?;
         let scanned = begun.elapsed();
-        keys.retain(|key| !key.starts_with(OWN));
+        keys.retain(|key| meant(key));
         reign.check()?;
         if !keys.is_empty() {
-            removed += redis.unlink(&keys).await?;
+            removed += redis.unlink(&keys, server.as_deref()).await?;
         }
         owed += pace.step(scanned, begun.elapsed() - scanned);
         if next == "0" && redis.identity().await? != server {

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use change_log::{Mark, Page, Pass, Reader, Rules};
-use fanout_core::admin::Health;
-use fanout_core::{Publication, PublishError, Publisher, Redis, RedisError};
+use change_log::{Lost, Opening, Page, Pass, Progress, Reader, Rules};
 
 use crate::WorkerConfig;
-use crate::metrics::Metrics;
-use crate::plan::{Plan, Poison, plan};
+use crate::applier::{Applier, Halt, jittered};
+use crate::pace::Limits;
+use crate::plan::plan;
 use crate::redelete::Redelete;
-use crate::reign::Reign;
-use crate::sweeper::{Sweeper, Ticket};
+use crate::sampler::Sampler;
+use crate::sweep::forget_positions;
+use crate::sweeper::Sweeper;
+use crate::waiting::Waiting;
 
 /// Between two polls while something happens.
 const BUSY: Duration = Duration::from_millis(2);
@@ -20,42 +21,71 @@ const BUSY: Duration = Duration::from_millis(2);
 const IDLE: Duration = Duration::from_millis(50);
 /// The cursor is saved at most this often; what is repeated after a crash is repeated harmlessly.
 const SAVE: Duration = Duration::from_millis(250);
+/// Between two looks whether it is still the same Redis server: what a promotion undid stays undone no longer, however
+/// quiet the database is.
+const LOOK: Duration = Duration::from_secs(1);
+/// After a promotion a lease of the cache that came back with the replica may be used for as long as it lasts, so that
+/// what was deleted in the replay is deleted once more after that.
+const LEASE: Duration = Duration::from_secs(3);
+/// Publications that may wait for sweeps; with more, the loop waits.
+const WAITING: usize = 10_000;
 /// First and longest wait after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Applies the change log to one region, for one term.
 pub(crate) struct Worker {
-    pub(crate) reader: Reader,
-    pub(crate) rules: Arc<Rules>,
-    pub(crate) redis: Redis,
-    pub(crate) publisher: Publisher,
-    pub(crate) config: WorkerConfig,
-    pub(crate) health: Health,
-    pub(crate) metrics: Metrics,
-    pub(crate) reign: Reign,
-    pub(crate) sweeper: Sweeper,
-    pub(crate) redelete: Redelete,
-    /// A cursor that is saved once the sweeps that were asked for before it are done.
-    pub(crate) mark: Option<(Ticket, Mark)>,
+    reader: Reader,
+    rules: Arc<Rules>,
+    page_entries: u32,
+    sweep_limits: Limits,
+    applier: Applier,
+    sweeper: Sweeper,
+    redelete: Redelete,
+    waiting: Waiting,
+    sampler: Sampler,
+    /// When the server was last seen well.
+    looked: Instant,
+    /// When a replay is to be repeated.
+    again: Option<Instant>,
 }
 
-/// The reign ended before the work was done.
-struct Stopped;
-
 impl Worker {
+    pub(crate) fn new(
+        reader: Reader,
+        rules: Arc<Rules>,
+        config: &WorkerConfig,
+        applier: Applier,
+        sweeper: Sweeper,
+        redelete: Redelete,
+    ) -> Self {
+        Self {
+            reader,
+            rules,
+            page_entries: config.page_entries,
+            sweep_limits: config.sweep_limits(),
+            applier,
+            sweeper,
+            redelete,
+            waiting: Waiting::default(),
+            sampler: Sampler::new(config.log_one_commit_in),
+            looked: Instant::now(),
+            again: None,
+        }
+    }
+
     /// Works until the reign is over, and then saves the cursor if it may.
     pub(crate) async fn run(mut self) {
         let mut wait = BUSY;
         let mut saved = Instant::now();
         let mut failure = RETRY.0;
-        while !self.reign.is_over() {
-            match self.reader.poll(self.config.page_entries).await {
+        while !self.applier.reign.is_over() {
+            match self.reader.poll(self.page_entries).await {
                 Ok(page) => {
-                    self.health.up("postgresql");
+                    self.applier.health.up("postgresql");
                     failure = RETRY.0;
                     wait = if page.entries.is_empty() { (wait * 2).min(IDLE) } else { BUSY };
                     let more = page.more;
-                    if self.page(page).await.is_err() {
+                    if self.turn(page).await.is_err() {
                         break;
                     }
                     if saved.elapsed() >= SAVE {
@@ -65,51 +95,53 @@ impl Worker {
                         saved = Instant::now();
                     }
                     if !more {
-                        self.reign.pause(wait).await;
+                        self.applier.reign.pause(wait).await;
                     }
                 }
                 Err(error) => {
-                    self.metrics.errors.count("postgresql");
-                    self.health.down("postgresql", error.to_string());
-                    self.reign.pause(jittered(failure)).await;
+                    self.lost_database(&error);
+                    self.applier.reign.pause(jittered(failure)).await;
                     failure = (failure * 2).min(RETRY.1);
                 }
             }
         }
-        // The mark that waited, and then what came after it.
-        if self.reign.may_act() && self.save().await.is_ok() {
+        if self.applier.reign.may_act() {
             let _ = self.save().await;
         }
     }
 
-    /// Saves how far everything took effect, sweeps included: a cursor waits as a mark until those that were asked for
-    /// before it are done.
-    async fn save(&mut self) -> Result<(), Stopped> {
-        let due = self.mark.take().or_else(|| Some((self.sweeper.last(), self.reader.mark()?)));
-        let Some((asked, mark)) = due else { return Ok(()) };
-        if self.sweeper.swept() < asked {
-            self.mark = Some((asked, mark));
-            return Ok(());
-        }
-        match self.reader.save(mark).await {
-            Ok(()) => Ok(()),
-            Err(error @ change_log::Error::Superseded { .. }) => {
-                tracing::warn!(%error, "the cursor is not saved");
-                Err(Stopped)
-            }
-            Err(error) => {
-                self.metrics.errors.count("postgresql");
-                self.health.down("postgresql", error.to_string());
-                Ok(())
-            }
+    /// Applies a page and what waited, and goes back for a replay when another server answers.
+    async fn turn(&mut self, page: Page) -> Result<(), Halt> {
+        let more = page.more;
+        let applied = async {
+            self.page(page).await?;
+            self.release().await?;
+            self.look(more).await
+        };
+        match applied.await {
+            Err(Halt::Moved) => self.replay().await,
+            outcome => outcome,
         }
     }
 
-    /// Applies a page; the reader moves on only when everything was confirmed.
-    async fn page(&mut self, page: Page) -> Result<(), Stopped> {
+    /// Applies a page; the reader moves on only when everything was confirmed. A backlog is gone through once per
+    /// [`Pass`], so that the keys of a transaction are gone before any of its publications leaves, however its entries
+    /// lie in the windows.
+    async fn page(&mut self, mut page: Page) -> Result<(), Halt> {
+        if let Some(opening) = page.opening.take() {
+            self.take_up(opening).await?;
+        }
         if !page.entries.is_empty() {
-            self.apply(page.pass, plan(&page.entries, &self.rules)).await?;
-            if matches!(page.pass, Pass::All | Pass::AfterSweep) {
+            let plan = plan(&page.entries, &self.rules);
+            if page.pass != Pass::Publish {
+                plan.poison.iter().for_each(|poison| self.applier.set_aside(poison));
+                self.applier.delete(&plan.keys).await?;
+                self.redelete.ask(plan.redelete, &self.applier.reign).await;
+                self.sweeper.ask(plan.patterns, &self.applier.reign).await;
+            }
+            if page.pass != Pass::Invalidate {
+                let publications = self.waiting.hold(plan.publications, self.sweeper.last());
+                self.applier.publish(publications).await?;
                 self.count(&page);
             }
         }
@@ -117,114 +149,136 @@ impl Worker {
         Ok(())
     }
 
-    /// Does what is due. A backlog is gone through once per [`Pass`], so that the keys of a transaction are gone before
-    /// any of its publications leaves, however its entries lie in the windows.
-    async fn apply(&mut self, pass: Pass, plan: Plan) -> Result<(), Stopped> {
-        if matches!(pass, Pass::All | Pass::Invalidate) {
-            plan.poison.iter().for_each(|poison| self.set_aside(poison));
-            self.delete(&plan.keys).await?;
-            self.redelete.ask(plan.redelete, &self.reign).await;
-            self.sweeper.ask(plan.patterns, &self.reign).await;
-        }
-        if matches!(pass, Pass::All | Pass::Publish) {
-            self.publish(plan.publications).await?;
-        }
-        if matches!(pass, Pass::All | Pass::AfterSweep) && !plan.after_sweep.is_empty() {
-            if !self.sweeper.finished(&self.reign).await {
-                return Err(Stopped);
+    /// Takes up what stood beside the saved cursor.
+    async fn take_up(&mut self, opening: Opening) -> Result<(), Halt> {
+        if let Some(lost) = opening.lost {
+            tracing::warn!("{lost}: what all rules name is swept before anything else");
+            self.sweep_all().await?;
+            if lost == Lost::Retention {
+                self.tell_all().await?;
             }
-            self.publish(plan.after_sweep).await?;
+        }
+        self.sweeper.ask_again(opening.sweeps, &self.applier.reign).await;
+        self.waiting.hold_all(plan(&opening.waiting, &self.rules).publications, self.sweeper.last());
+        let server = self.applier.insist(|| self.applier.redis.identity()).await?;
+        self.applier.server = opening.server.or(server);
+        // Nothing is known of the time since.
+        self.looked = Instant::now().checked_sub(opening.saved_ago).unwrap_or(self.looked);
+        self.look_now().await
+    }
+
+    /// Removes everything that any rule could have named.
+    async fn sweep_all(&mut self) -> Result<(), Halt> {
+        let all = self.rules.namespaces();
+        self.applier.metrics.flushes.inc();
+        // Not fenced: it is repeated as a whole, or followed by a replay.
+        let applier = &self.applier;
+        applier.insist(|| applier.redis.unlink(&all.keys, None)).await?;
+        self.sweeper.ask(all.patterns, &self.applier.reign).await;
+        if self.sweeper.finished(&self.applier.reign).await { Ok(()) } else { Err(Halt::Over) }
+    }
+
+    /// Has every subscriber told that continuity is lost: publications are gone that nobody received.
+    async fn tell_all(&self) -> Result<(), Halt> {
+        let applier = &self.applier;
+        applier.metrics.lapses.inc();
+        applier.insist(|| forget_positions(&applier.redis, self.sweep_limits, &applier.reign)).await
+    }
+
+    /// Publishes what waited for sweeps that are done; waits for them when too much is waiting.
+    async fn release(&mut self) -> Result<(), Halt> {
+        if self.waiting.len() > WAITING && !self.sweeper.finished(&self.applier.reign).await {
+            return Err(Halt::Over);
+        }
+        let due = self.waiting.due(self.sweeper.swept());
+        let count = due.len();
+        self.applier.publish(due).await?;
+        self.waiting.let_go(count);
+        Ok(())
+    }
+
+    /// Sees from time to time whether the server is the same, and repeats a replay when it is time.
+    async fn look(&mut self, more: bool) -> Result<(), Halt> {
+        if self.looked.elapsed() >= LOOK {
+            self.look_now().await?;
+        }
+        if !more && self.again.is_some_and(|again| again <= Instant::now()) {
+            self.again = None;
+            self.reader.rewind();
         }
         Ok(())
     }
 
-    fn count(&self, page: &Page) {
+    async fn look_now(&mut self) -> Result<(), Halt> {
+        let server = self.applier.insist(|| self.applier.redis.identity()).await?;
+        if server != self.applier.server {
+            return Err(Halt::Moved);
+        }
+        self.looked = Instant::now();
+        self.reader.healthy();
+        Ok(())
+    }
+
+    /// Another server answers: what took effect on the one before in its last minute may be missing here, and is applied
+    /// again before anything new.
+    async fn replay(&mut self) -> Result<(), Halt> {
+        let applier = &self.applier;
+        let server = applier.insist(|| applier.redis.identity()).await?;
+        let unseen = self.looked.elapsed() + LOOK;
+        let old_keys = applier.insist(|| applier.redis.came_from_snapshot(unseen)).await?;
+        tracing::warn!(
+            was = applier.server.as_deref().unwrap_or("unknown"),
+            is = server.as_deref().unwrap_or("unknown"),
+            "another Redis server answers: what it may lack is applied again"
+        );
+        applier.metrics.replays.inc();
+        self.applier.server = server;
+        self.reader.rewind();
+        self.again = Some(Instant::now() + LEASE);
+        self.looked = Instant::now();
+        self.sweeper.ask_again(self.sweeper.unsettled(), &self.applier.reign).await;
+        if old_keys {
+            tracing::warn!(
+                "it took its keys from a snapshot on disk: what all rules name is swept before anything else"
+            );
+            self.sweep_all().await?;
+        }
+        Ok(())
+    }
+
+    /// Saves how far everything took effect, and what is under way.
+    async fn save(&mut self) -> Result<(), Halt> {
+        let progress = Progress {
+            server: self.applier.server.clone(),
+            sweeps: self.sweeper.unsettled(),
+            waiting: self.waiting.entries(),
+        };
+        let Some(mark) = self.reader.mark(progress) else { return Ok(()) };
+        match self.reader.save(mark).await {
+            Ok(()) => Ok(()),
+            Err(error @ change_log::Error::Superseded { .. }) => {
+                tracing::warn!(%error, "the cursor is not saved");
+                Err(Halt::Over)
+            }
+            Err(error) => {
+                self.lost_database(&error);
+                Ok(())
+            }
+        }
+    }
+
+    fn lost_database(&self, error: &change_log::Error) {
+        self.applier.metrics.errors.count("postgresql");
+        self.applier.health.down("postgresql", error.to_string());
+    }
+
+    fn count(&mut self, page: &Page) {
         let now = SystemTime::now();
         for entry in &page.entries {
-            self.metrics.entries.count(entry.body.kind());
+            self.applier.metrics.entries.count(entry.body.kind());
             // Clocks of two machines may differ; a negative lag is none.
-            self.metrics.lag.observe(now.duration_since(entry.at).unwrap_or_default());
+            self.applier.metrics.lag.observe(now.duration_since(entry.at).unwrap_or_default());
         }
+        self.sampler.page(&page.entries, &self.rules);
     }
-
-    async fn delete(&self, keys: &[String]) -> Result<(), Stopped> {
-        if !keys.is_empty() {
-            let deleted = self.insist(|| self.redis.unlink(keys)).await?;
-            self.metrics.keys.inc_by(deleted);
-        }
-        Ok(())
-    }
-
-    /// Publishes all, in order; what Redis did not confirm is tried again, and nothing overtakes it.
-    async fn publish(&self, mut publications: Vec<Publication>) -> Result<(), Stopped> {
-        let mut failure = RETRY.0;
-        while !publications.is_empty() {
-            let results = self.publisher.publish_while(publications.clone(), || self.reign.may_act()).await;
-            let mut again = Vec::new();
-            let mut cause = None;
-            for (publication, result) in publications.into_iter().zip(results) {
-                match result {
-                    Ok(receipt) => {
-                        self.metrics.publications.inc();
-                        self.metrics.repeated.inc_by(u64::from(receipt.repeated));
-                    }
-                    Err(PublishError::Redis(error)) => {
-                        cause = Some(error);
-                        again.push(publication);
-                    }
-                    Err(error) => {
-                        let reason =
-                            if matches!(error, PublishError::UnknownTopic(_)) { "unknown_topic" } else { "limit" };
-                        self.set_aside(&Poison { entry: 0, reason, text: format!("{}: {error}", publication.id) });
-                    }
-                }
-            }
-            publications = again;
-            if let Some(error) = cause {
-                self.failed(&error, &mut failure).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Repeats `command`, which must be harmless to repeat, until Redis confirms it.
-    async fn insist<T, F>(&self, command: impl Fn() -> F) -> Result<T, Stopped>
-    where
-        F: Future<Output = Result<T, RedisError>>,
-    {
-        let mut failure = RETRY.0;
-        loop {
-            if !self.reign.may_act() {
-                return Err(Stopped);
-            }
-            match command().await {
-                Ok(value) => return Ok(value),
-                Err(error) => self.failed(&error, &mut failure).await?,
-            }
-        }
-    }
-
-    async fn failed(&self, error: &RedisError, wait: &mut Duration) -> Result<(), Stopped> {
-        // Not Redis's fault: what this worker did not send, it was not permitted to send.
-        if !self.reign.may_act() {
-            return Err(Stopped);
-        }
-        self.metrics.errors.count("redis");
-        self.health.down("redis", error.to_string());
-        if !self.reign.pause(jittered(*wait)).await {
-            return Err(Stopped);
-        }
-        *wait = (*wait * 2).min(RETRY.1);
-        Ok(())
-    }
-
-    fn set_aside(&self, poison: &Poison) {
-        self.metrics.poison.count(poison.reason);
-        tracing::warn!(entry = poison.entry, reason = poison.reason, "set aside: {}", poison.text);
-    }
-}
-
-/// Between half and the whole of `wait`, so that workers do not come back in step.
-pub(crate) fn jittered(wait: Duration) -> Duration {
-    wait.mul_f64(0.5 + 0.5 * fastrand::f64())
 }

@@ -150,6 +150,7 @@ impl Bridge {
         let lifetime = Duration::from_secs(self.config.redis.position_ttl_seconds.into());
         shutdown.spawn(repairer::examine(Arc::clone(&shared.hub), lifetime, shutdown.clone()));
         shutdown.spawn(listen::compare(redis.clone(), link.clone(), shutdown.clone()));
+        shutdown.spawn(listen::follow_forgetting(redis.clone(), Arc::clone(&shared.hub), shutdown.clone()));
         shutdown.spawn(listener.watch(link, shutdown.clone()));
         shutdown.spawn(redis.watch(health, shutdown.clone()));
         fanout_core::ready("serving");

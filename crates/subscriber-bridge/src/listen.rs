@@ -11,7 +11,7 @@ use fanout_core::names::Partitions;
 use fanout_core::{Redis, Shutdown, Topic, Topics};
 
 use crate::BridgeConfig;
-use crate::hub::Hub;
+use crate::hub::{Hub, SHARDS};
 use crate::metrics::Metrics;
 use crate::raw;
 
@@ -119,6 +119,20 @@ pub(crate) async fn compare(redis: Redis, link: Link, shutdown: Shutdown) {
             link.renew();
         }
         differed = ours != its && !differed;
+    }
+}
+
+/// Has every feed compared when all positions were removed on purpose: a region that lost entries of the change log tells
+/// every subscriber, and one of a quiet channel would not hear of it before its next publication.
+pub(crate) async fn follow_forgetting(redis: Redis, hub: Arc<Hub>, shutdown: Shutdown) {
+    let mut known: Option<Option<String>> = None;
+    while shutdown.pause(COMPARE).await {
+        let Ok(now) = redis.forgetting().await else { continue };
+        if known.as_ref().is_some_and(|known| *known != now) {
+            tracing::warn!("all positions were removed: every feed is compared");
+            (0..SHARDS).for_each(|shard| hub.examine(shard));
+        }
+        known = Some(now);
     }
 }
 

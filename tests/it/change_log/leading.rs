@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use change_log::{Candidate, Error, PgPool, Reader, Standing, Tenure, append, cursor};
+use change_log::{Candidate, Error, PgPool, Progress, Reader, Standing, Tenure, append, cursor};
 use griot_tests::eventually::eventually_some;
 
 use super::{database, execute, keys, take};
@@ -90,7 +90,7 @@ async fn only_the_present_term_saves_the_cursor() {
     assert!(take(&mut old).await.is_empty(), "starts at the present");
     append::invalidate(pool, "k").await.expect("invalidate");
     assert_eq!(keys(&take(&mut old).await), ["k"]);
-    let mark = old.mark().expect("something to save");
+    let mark = old.mark(Progress::default()).expect("something to save");
 
     run_out(pool).await;
     let second = leads(&b).await.term();
@@ -98,7 +98,7 @@ async fn only_the_present_term_saves_the_cursor() {
     assert!(matches!(error, Error::Superseded { term: 1, .. }) && error.is_transient(), "{error}");
     let mut new = Reader::new(pool.clone(), "here", second).expect("region");
     assert_eq!(keys(&take(&mut new).await), ["k"], "what was not saved comes again");
-    let mark = new.mark().expect("something to save");
+    let mark = new.mark(Progress::default()).expect("something to save");
     new.save(mark).await.expect("saves");
 
     let status = cursor::status(pool).await.expect("status");

@@ -1,6 +1,9 @@
 //! Who may do what, and migrations that run at once.
 
-use change_log::{PgPool, Reader, append};
+use std::time::Duration;
+
+use change_log::rotate::rotate;
+use change_log::{Error, PgPool, Progress, Reader, append};
 use griot_tests::servers::{Database, Postgres};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Executor};
@@ -63,9 +66,13 @@ async fn a_worker_reads_the_log_and_keeps_its_cursor() {
     let mut reader = super::reader(&worker).await;
     append::invalidate(database.pool(), "k").await.expect("invalidate");
     assert_eq!(super::take(&mut reader).await.len(), 1);
-    let mark = reader.mark().expect("something to save");
+    let mark = reader.mark(Progress::default()).expect("something to save");
     reader.save(mark).await.expect("save");
     change_log::cursor::status(&worker).await.expect("status");
+    let refused = rotate(&worker, "here", 1, Duration::from_secs(1_800)).await.expect_err("nobody leads");
+    assert!(matches!(refused, Error::Superseded { .. }), "it may ask: {refused}");
+    let error = worker.execute("truncate griot.log_1").await.expect_err("without the proof");
+    assert!(error.to_string().contains("permission denied"), "{error}");
     let error = append::invalidate(&worker, "k").await.expect_err("reads only");
     assert!(error.to_string().contains("permission denied"), "{error}");
 }
@@ -75,7 +82,7 @@ async fn whoever_writes_a_table_needs_no_right_on_the_log() {
     let database = database().await;
     execute(database.pool(), "create table public.t (id int)").await;
     let rules = change_log::Rules::parse("[rules.r]\ntable = \"public.t\"\nkeys = [\"t:{id}\"]").expect("rules");
-    change_log::install::apply(database.pool(), &rules, std::time::Duration::from_secs(2)).await.expect("apply");
+    change_log::install::apply(database.pool(), &rules, Duration::from_secs(2)).await.expect("apply");
     let (name, writer) = role(&database, "").await;
     execute(database.pool(), &format!("grant insert on public.t to {name}")).await;
     let mut reader = super::reader(database.pool()).await;

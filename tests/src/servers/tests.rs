@@ -82,3 +82,23 @@ async fn postgres_keeps_what_was_committed_when_it_is_killed() {
     pool.close().await;
     postgres.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_standby_follows_until_it_is_cut_off_and_leads_once_promoted() {
+    let primary = Postgres::start_with(&["max_prepared_transactions=5"]).await.unwrap();
+    let standby = primary.standby().await.unwrap();
+    primary.execute("create table n as select 1 as n".to_owned()).await.unwrap();
+    standby.has_replayed(&primary).await.unwrap();
+    let connect = || async { PgPool::connect(&standby.url("postgres")).await.unwrap() };
+    let pool = connect().await;
+    let count = || sqlx::query_scalar::<_, i64>("select count(*) from n").fetch_one(&pool);
+    assert_eq!(count().await.unwrap(), 1);
+    sqlx::query("insert into n values (2)").execute(&pool).await.unwrap_err();
+
+    standby.stop_receiving().await.unwrap();
+    primary.execute("insert into n values (3)".to_owned()).await.unwrap();
+    primary.kill().await.unwrap();
+    standby.promote().await.unwrap();
+    sqlx::query("insert into n values (4)").execute(&pool).await.unwrap();
+    assert_eq!(count().await.unwrap(), 2, "what was committed after the cut is not there");
+}

@@ -165,6 +165,15 @@ impl Rules {
         effects
     }
 
+    /// Everything that any rule could have named goes, as after TRUNCATE of every table.
+    pub fn namespaces(&self) -> Effects {
+        let mut effects = Effects::default();
+        for rule in self.tables().flat_map(|(_, rules)| rules) {
+            rule.invalidate_all(&mut effects);
+        }
+        effects
+    }
+
     /// What a statement does that touched too many rows to log each: as [`truncate_effects`](Self::truncate_effects),
     /// and a fault for every publication that was not made.
     pub fn many_effects(&self, source: &str, op: Op) -> Effects {

@@ -1,12 +1,17 @@
 -- Publishes a batch of publications of one partition: idempotency, fence, offset, append, expiry, publish.
 --
--- ARGV[3…5]  pub/sub command, seconds that log entries are remembered, seconds that idempotency keys are remembered;
--- ARGV[6…]   per publication: feed, channel, topic, history size, history seconds, what it replaces in the history ('' on
+-- ARGV[3…6]  pub/sub command, seconds that log entries are remembered, seconds that idempotency keys are remembered, the
+--            server that the caller expects ('': any);
+-- ARGV[7…]   per publication: feed, channel, topic, history size, history seconds, what it replaces in the history ('' on
 --            an unconflated topic: nothing; else 'key KEY', or 'none'), kind of idempotency ('', 'key' or 'entry'), its
 --            value, body
--- Returns    per publication {1 published | 0 repeated, epoch, offset}; offset 0 where the topic keeps no history
+-- Returns    per publication {1 published | 0 repeated, epoch, offset}; offset 0 where the topic keeps no history. Another
+--            server than the expected one appends nothing: it may lack what the caller published before.
 
-local publish, entry_ttl, key_ttl = ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local publish, entry_ttl, key_ttl, expected = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
+if fence and expected ~= '' and expected ~= server then
+  return redis.error_reply('FENCED this server is ' .. server)
+end
 
 -- Entries of the change log are remembered in sets that rotate every half retention: 14 bytes each against 227 for a key.
 local half = math.max(1, math.floor(entry_ttl / 2))
@@ -60,7 +65,7 @@ local function replace(position, topic, channel, envelope, size, replaces, offse
 end
 
 local results = {}
-for i = 6, #ARGV, 9 do
+for i = 7, #ARGV, 9 do
   local feed, channel, topic = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local size, ttl = tonumber(ARGV[i + 3]), ARGV[i + 4]
   local replaces, once, value, body = ARGV[i + 5], ARGV[i + 6], ARGV[i + 7], ARGV[i + 8]

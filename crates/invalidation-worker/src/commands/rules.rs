@@ -13,7 +13,7 @@ use invalidation_worker::plan::plan;
 pub(crate) async fn check(config: &Config, file: &Path) -> Result<()> {
     let rules = invalidation_worker::rules(config, file)?;
     if has_database(config) {
-        install::check(&invalidation_worker::pool(config)?, &rules).await?;
+        install::check(&super::connect(config).await?, &rules).await?;
         println!("{}: {} rules, all tables and columns are there", file.display(), rules.len());
     } else {
         println!("{}: {} rules; no database is configured, so tables were not looked at", file.display(), rules.len());
@@ -23,7 +23,7 @@ pub(crate) async fn check(config: &Config, file: &Path) -> Result<()> {
 
 pub(crate) async fn apply(config: &Config, file: &Path, lock_timeout: Duration) -> Result<()> {
     let rules = invalidation_worker::rules(config, file)?;
-    for (table, outcome) in install::apply(&invalidation_worker::pool(config)?, &rules, lock_timeout).await? {
+    for (table, outcome) in install::apply(&super::connect(config).await?, &rules, lock_timeout).await? {
         println!("{table}: {}", format!("{outcome:?}").to_lowercase());
     }
     Ok(())
@@ -33,11 +33,8 @@ pub(crate) async fn show(config: &Config, file: Option<PathBuf>) -> Result<()> {
     let file = file.or_else(|| config.invalidation_worker.rules.clone());
     let file = file.context("name a file of rules, or configure one as `rules` in [invalidation_worker]")?;
     let rules = invalidation_worker::rules(config, &file)?;
-    let states = if has_database(config) {
-        Some(install::compare(&invalidation_worker::pool(config)?, &rules).await?)
-    } else {
-        None
-    };
+    let states =
+        if has_database(config) { Some(install::compare(&super::connect(config).await?, &rules).await?) } else { None };
     let installed = |table: &str| match states.as_ref().map(|states| states.get(table)) {
         None => "no database is configured, so its triggers were not looked at",
         Some(Some(State::Current)) => "its triggers are those of this file",
@@ -63,7 +60,7 @@ pub(crate) async fn dry_run(
     statement_timeout: Duration,
 ) -> Result<()> {
     let rules = invalidation_worker::rules(config, file)?;
-    let pool = invalidation_worker::pool(config)?;
+    let pool = super::connect(config).await?;
     let Rehearsal { entries, more, rows, not_installed } =
         install::rehearse(&pool, &rules, statement, lock_timeout, statement_timeout).await?;
     for table in not_installed {
@@ -97,8 +94,9 @@ fn print(entry: &Entry, rules: &Rules) {
     for pattern in &plan.patterns {
         println!("  sweeps {pattern}");
     }
-    plan.publications.iter().for_each(|publication| print_publication(publication, ""));
-    plan.after_sweep.iter().for_each(|publication| print_publication(publication, " after the sweep"));
+    for one in &plan.publications {
+        print_publication(&one.publication, if one.after_sweep { " after the sweep" } else { "" });
+    }
     for poison in &plan.poison {
         println!("  cannot: {} ({})", poison.text, poison.reason);
     }

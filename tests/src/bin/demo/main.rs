@@ -3,6 +3,7 @@
 //! `demo` runs it with its storefront, `demo --check` sends publications over every path and compares what arrives,
 //! `demo watch --user 42` prints what user 42 receives from a demo that runs.
 
+mod caches;
 mod check;
 mod facts;
 mod shop;
@@ -21,6 +22,7 @@ use fanout_core::Shutdown;
 use griot_tests::stage::{Script, Stage};
 use tokio::io::AsyncReadExt;
 
+use crate::caches::Caches;
 use crate::facts::Facts;
 
 /// Starts Griot with private servers and a simulated shop.
@@ -107,8 +109,9 @@ async fn show(print_json: bool) -> Result<ExitCode> {
     };
     let stage = Arc::new(stage);
     let facts = Facts::of(&stage, &storefront).await;
-    shutdown.spawn(storefront::serve(listener, Arc::clone(&stage), shutdown.clone()));
-    shutdown.spawn(shop::run(Arc::clone(&stage), shutdown.clone()));
+    let caches = Arc::new(Caches::open(&stage)?);
+    shutdown.spawn(storefront::serve(listener, Arc::clone(&stage), Arc::clone(&caches), shutdown.clone()));
+    shutdown.spawn(shop::run(Arc::clone(&stage), caches, shutdown.clone()));
     shutdown.spawn(revive(Arc::clone(&stage), shutdown.clone()));
     if print_json {
         println!("{}", serde_json::to_string(&facts)?);

@@ -1,5 +1,5 @@
-//! The simulated shop: customers order, pay and are told, prices change. It knows PostgreSQL, the HTTP API and plain
-//! `PUBLISH`, as a real shop would, and nothing else of Griot. What it publishes itself says by which `path` and when
+//! The simulated shop: customers order, pay and are told, prices change. It knows PostgreSQL, the HTTP API, the cache and
+//! plain `PUBLISH`, as a real shop would, and nothing else of Griot. What it publishes itself says by which `path` and when
 //! (`at_us`), so that the page can show how long the way was; rows carry the moment of their change in a column.
 
 use std::sync::Arc;
@@ -11,6 +11,8 @@ use fred::interfaces::PubsubInterface;
 use griot_tests::http;
 use griot_tests::stage::Stage;
 use serde_json::json;
+
+use crate::caches::Caches;
 
 /// Who shops here: id and name.
 pub(crate) const CUSTOMERS: [(&str, &str); 6] = [
@@ -32,7 +34,7 @@ const OVER_REDIS: [&str; 3] =
     ["A neighbour liked your last order", "Kora strings are back in the shop", "Market day is on Saturday"];
 
 /// Lives until the ending is asked for. A failing step is reported and the next one tried.
-pub(crate) async fn run(stage: Arc<Stage>, shutdown: Shutdown) {
+pub(crate) async fn run(stage: Arc<Stage>, caches: Arc<Caches>, shutdown: Shutdown) {
     let redis = match stage.servers.redis.client().await {
         Ok(redis) => redis,
         Err(error) => return eprintln!("demo: the shop has no Redis: {error:#}"),
@@ -46,7 +48,7 @@ pub(crate) async fn run(stage: Arc<Stage>, shutdown: Shutdown) {
         let step = async {
             order(&stage, user, turn).await?;
             match turn / CUSTOMERS.len() % 3 {
-                0 => pay(&stage, user, turn).await?,
+                0 => pay(&stage, &caches, user, turn).await?,
                 1 => notify(&stage, user, turn).await?,
                 _ => {
                     let text = OVER_REDIS[turn / ROUND % OVER_REDIS.len()];
@@ -111,19 +113,28 @@ async fn order(stage: &Stage, user: &str, turn: usize) -> Result<()> {
     Ok(())
 }
 
-/// A payment and its message in one transaction: both or neither.
-async fn pay(stage: &Stage, user: &str, turn: usize) -> Result<()> {
+/// A payment and its message in one transaction, both or neither, and then the new balance in the cache.
+async fn pay(stage: &Stage, caches: &Caches, user: &str, turn: usize) -> Result<()> {
     let amount = i64::try_from(turn * 104_729 % 20_000)? - 9_500;
-    let mut transaction = stage.database.pool().begin().await?;
-    sqlx::query("update wallets set balance_cents = balance_cents + $2, version = version + 1 where user_id = $1")
+    let text = if amount < 0 { "Your payment was taken" } else { "A refund has arrived" };
+    let write = async || {
+        let mut transaction = stage.database.pool().begin().await?;
+        let balance: String = sqlx::query_scalar(
+            "update wallets set balance_cents = balance_cents + $2, version = version + 1 where user_id = $1
+             returning jsonb_build_object('balance_cents', balance_cents, 'version', version)::text",
+        )
         .bind(user)
         .bind(amount)
-        .execute(&mut *transaction)
+        .fetch_one(&mut *transaction)
         .await?;
-    let text = if amount < 0 { "Your payment was taken" } else { "A refund has arrived" };
-    let data = json!({"text": text, "amount_cents": amount, "path": "sql", "at_us": now_us()});
-    change_log::append::publish(&mut *transaction, &format!("notifications:#{user}"), &data, None).await?;
-    transaction.commit().await.context("paying")
+        let data = json!({"text": text, "amount_cents": amount, "path": "sql", "at_us": now_us()});
+        change_log::append::publish(&mut *transaction, &format!("notifications:#{user}"), &data, None).await?;
+        transaction.commit().await?;
+        anyhow::Ok(balance)
+    };
+    let (balances, key) = caches.balance(user);
+    balances.write_through(&key, write).await.context("paying")?;
+    Ok(())
 }
 
 async fn notify(stage: &Stage, user: &str, turn: usize) -> Result<()> {

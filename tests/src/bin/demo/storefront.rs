@@ -1,4 +1,4 @@
-//! The shop's own backend: serves the page, signs visitors in, and reads a product's price through Redis.
+//! The shop's own backend: serves the page, signs visitors in, and reads prices and balances through the cache.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,25 +11,27 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use fanout_core::Shutdown;
-use fred::clients::Client as Redis;
-use fred::interfaces::KeysInterface;
-use fred::types::Expiration;
 use griot_tests::stage::Stage;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sqlx::Row;
 use tokio::net::TcpListener;
 
+use crate::caches::Caches;
 use crate::shop::CUSTOMERS;
 
 /// The address one likes to remember; another demo may have it already.
 const PREFERRED: u16 = 8080;
-/// Seconds that a cached price lives when nothing invalidates it.
-const PRICE_TTL: i64 = 3_600;
+
+const PRODUCT: &str = "
+    select jsonb_build_object('id', id, 'name', name, 'price_cents', price_cents, 'stock', stock)::text
+    from products where id = $1";
+/// As a payment writes it through.
+const BALANCE: &str = "
+    select jsonb_build_object('balance_cents', balance_cents, 'version', version)::text from wallets where user_id = $1";
 
 struct Shop {
     stage: Arc<Stage>,
-    redis: Redis,
+    caches: Arc<Caches>,
     pages: PathBuf,
 }
 
@@ -45,11 +47,7 @@ pub(crate) async fn bind(any_port: bool) -> Result<(TcpListener, String)> {
 }
 
 /// Serves until the ending is asked for.
-pub(crate) async fn serve(listener: TcpListener, stage: Arc<Stage>, shutdown: Shutdown) {
-    let redis = match stage.servers.redis.client().await {
-        Ok(redis) => redis,
-        Err(error) => return eprintln!("demo: the storefront has no Redis: {error:#}"),
-    };
+pub(crate) async fn serve(listener: TcpListener, stage: Arc<Stage>, caches: Arc<Caches>, shutdown: Shutdown) {
     let pages = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../web/dist"));
     let routes = Router::new()
         .route("/demo/users", get(users))
@@ -57,7 +55,7 @@ pub(crate) async fn serve(listener: TcpListener, stage: Arc<Stage>, shutdown: Sh
         .route("/demo/snapshot", get(snapshot))
         .route("/demo/product/{id}", get(product))
         .fallback(page)
-        .with_state(Arc::new(Shop { stage, redis, pages }));
+        .with_state(Arc::new(Shop { stage, caches, pages }));
     let served = axum::serve(listener, routes).with_graceful_shutdown(async move { shutdown.requested().await });
     if let Err(error) = served.await {
         eprintln!("demo: the storefront ended: {error}");
@@ -120,34 +118,27 @@ async fn snapshot(
     .bind(&user)
     .fetch_all(pool)
     .await?;
-    let wallet: Option<Value> = sqlx::query_scalar(
-        "select jsonb_build_object('balance_cents', balance_cents, 'version', version) from wallets where user_id = $1",
-    )
-    .bind(&user)
-    .fetch_optional(pool)
-    .await?;
+    let (balances, key) = shop.caches.balance(&user);
+    let load = async || sqlx::query_scalar::<_, String>(BALANCE).bind(&user).fetch_one(pool).await;
+    let wallet: Value = serde_json::from_slice(&balances.read_through(&key, load).await?)?;
     Ok(Json(json!({"orders": orders, "wallet": wallet, "product": {"id": 1}})))
 }
 
-/// Read-through in its simplest form. Leases, which close the last race of this pattern, come with the cache crate.
 async fn product(State(shop): State<Arc<Shop>>, Path(id): Path<i64>) -> Result<Json<Value>, Failure> {
-    let key = format!("product:{id}");
-    let cached: Option<String> = shop.redis.get(&key).await?;
-    if let Some(mut product) = cached.and_then(|text| serde_json::from_str::<Value>(&text).ok()) {
-        product["source"] = "cache".into();
-        return Ok(Json(product));
-    }
-    let row = sqlx::query("select id, name, price_cents, stock from products where id = $1");
-    let row = row.bind(id).fetch_optional(shop.stage.database.pool()).await?;
-    let row = row.ok_or_else(|| Failure(StatusCode::NOT_FOUND, format!("no product {id}")))?;
-    let mut product = json!({
-        "id": row.get::<i64, _>("id"),
-        "name": row.get::<String, _>("name"),
-        "price_cents": row.get::<i64, _>("price_cents"),
-        "stock": row.get::<i64, _>("stock"),
-    });
-    let _: () = shop.redis.set(&key, product.to_string(), Some(Expiration::EX(PRICE_TTL)), None, false).await?;
-    product["source"] = "database".into();
+    let mut source = "cache";
+    let load = async || {
+        source = "database";
+        sqlx::query_scalar::<_, String>(PRODUCT).bind(id).fetch_one(shop.stage.database.pool()).await
+    };
+    let (products, key) = shop.caches.product(id);
+    let product = match products.read_through(&key, load).await {
+        Err(cache::Error::Load(error)) if matches!(*error, sqlx::Error::RowNotFound) => {
+            return Err(Failure(StatusCode::NOT_FOUND, format!("no product {id}")));
+        }
+        product => product?,
+    };
+    let mut product: Value = serde_json::from_slice(&product)?;
+    product["source"] = source.into();
     Ok(Json(product))
 }
 
