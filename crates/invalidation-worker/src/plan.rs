@@ -237,7 +237,7 @@ mod tests {
         let rules = Rules::parse(RULES).expect("rules");
         let plan = plan(&[entry(1, Body::Many { source: "public.products".into(), op: Op::Update })], &rules);
         assert_eq!(plan.patterns, ["product:*", "search:*"]);
-        assert!(plan.keys.is_empty() && plan.publications.is_empty() && plan.after_sweep.is_empty());
+        assert!(plan.keys.is_empty() && plan.publications.is_empty());
         assert_eq!(plan.poison.iter().map(|p| p.reason).collect::<Vec<_>>(), ["too_many_rows"]);
     }
 
