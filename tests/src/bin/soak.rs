@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use fanout_core::Shutdown;
+use griot_tests::fresh::{Tally, Variant, measure};
 use griot_tests::trial::{self, Fault, Faults, Outcome, Size, Storm};
 
 /// Runs trials at random and ends with a verdict: exit code 0 when nothing was wrong.
@@ -105,6 +106,7 @@ enum Kind {
     PostgresKilled,
     PostgresLost,
     Undone,
+    Fresh,
 }
 
 impl Kind {
@@ -121,6 +123,7 @@ impl Kind {
             Self::PostgresKilled => "storm: PostgreSQL",
             Self::PostgresLost => "storm: standby promoted",
             Self::Undone => "deletion undone",
+            Self::Fresh => "fresh on push",
         }
     }
 
@@ -135,13 +138,18 @@ impl Kind {
         }
     }
 
+    /// Whether it looks at caches only.
+    fn is_of_caches(self) -> bool {
+        matches!(self, Self::Undone | Self::Fresh)
+    }
+
     /// Whether this trial looks at what the fault spoils.
     fn finds(self, plant: Option<Fault>) -> bool {
         match plant {
             None => true,
-            Some(Fault::Loss) => self != Self::Undone,
-            Some(Fault::Misdelivery | Fault::Reordering) => self != Self::Undone && self.faults().is_none(),
-            Some(Fault::Stale) => self == Self::Undone || self.faults().is_some(),
+            Some(Fault::Loss) => !self.is_of_caches(),
+            Some(Fault::Misdelivery | Fault::Reordering) => !self.is_of_caches() && self.faults().is_none(),
+            Some(Fault::Stale) => self.is_of_caches() || self.faults().is_some(),
         }
     }
 
@@ -158,10 +166,29 @@ impl Kind {
             Self::Restarted => trial::restart(size, true).await,
             Self::Emptied => trial::restart(size, false).await,
             Self::BridgeKilled => trial::crash(size).await,
+            Self::Fresh => fresh(random.usize(200..=2_000), plant).await,
             Self::Undone => trial::undone(random.u32(1..=2_000), plant).await,
             _ => trial::promotion(size).await,
         }
     }
+}
+
+/// Pages that ask again when they are told; the fault that can be planted is readers without leases.
+async fn fresh(commits: usize, plant: Option<Fault>) -> Result<Outcome> {
+    let variant = if plant.is_some() { Variant::WithoutLeases } else { Variant::Promised };
+    let Tally { refetches, violations, reads, loads, .. } = measure(variant, commits).await?;
+    let told = format!(
+        "{commits} commits, {refetches} pages asked again on the push beside 16 readers: {violations} given a value from \
+         before; {reads} reads, {loads} of them from the database"
+    );
+    let mut wrong = Vec::new();
+    if violations > 0 {
+        wrong.push(format!("{violations} pages were given a value from before the commit that they were told of"));
+    }
+    if refetches != commits {
+        wrong.push(format!("{refetches} pages asked again after {commits} commits"));
+    }
+    Ok(Outcome { told, wrong })
 }
 
 fn size(kind: Kind, random: &mut fastrand::Rng, plant: Option<Fault>) -> Size {

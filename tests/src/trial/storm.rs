@@ -87,7 +87,7 @@ pub struct Storm {
 /// # Errors
 /// When a server cannot be started, or the storm does not come to an end.
 pub async fn storm(storm: Storm) -> Result<Outcome> {
-    let mut ground = Ground::build(storm.faults).await?;
+    let mut ground = Box::pin(Ground::build(storm.faults)).await?;
     let (book, over) = (Book::default(), CancellationToken::new());
     let cache = writers::cache(ground.redis.addr()).await?;
     let url = ground.stage.database.url_at(ground.postgres.addr());
@@ -107,8 +107,7 @@ pub async fn storm(storm: Storm) -> Result<Outcome> {
     };
     let held = Writer::new(&load, WRITERS, storm.seed).hold(storm.hold);
     let weather = {
-        let work = async { tokio::try_join!(weather, applications, held, calls) };
-        tokio::pin!(work);
+        let mut work = Box::pin(async { tokio::try_join!(weather, applications, held, calls) });
         loop {
             tokio::select! {
                 biased;
@@ -118,7 +117,7 @@ pub async fn storm(storm: Storm) -> Result<Outcome> {
         }
     };
     let judge = Judge { storm, ground: &ground, load: &load, undone: book.logged(Fate::RolledBack), weather };
-    judge.judge(&mut fleet).await
+    Box::pin(judge.judge(&mut fleet)).await
 }
 
 /// Everything that runs. The proxies lead to whichever server is the primary.

@@ -14,9 +14,9 @@ pub(crate) async fn check(config: &Config, file: &Path) -> Result<()> {
     let rules = invalidation_worker::rules(config, file)?;
     if has_database(config) {
         install::check(&super::connect(config).await?, &rules).await?;
-        println!("{}: {} rules, all tables and columns are there", file.display(), rules.len());
+        println!("{}: {}, all tables and columns are there", file.display(), counted(&rules));
     } else {
-        println!("{}: {} rules; no database is configured, so tables were not looked at", file.display(), rules.len());
+        println!("{}: {}; no database is configured, so tables were not looked at", file.display(), counted(&rules));
     }
     Ok(())
 }
@@ -71,6 +71,13 @@ pub(crate) async fn dry_run(
     entries.iter().for_each(|entry| print(entry, &rules));
     println!("nothing was committed; ids are drawn anew when the statement is run");
     Ok(())
+}
+
+fn counted(rules: &Rules) -> String {
+    match rules.len() {
+        1 => "1 rule".to_owned(),
+        n => format!("{n} rules"),
+    }
 }
 
 fn count(entries: usize, more: bool) -> String {
