@@ -209,3 +209,33 @@ async fn a_region_that_lapsed_is_swept_and_every_subscriber_is_told_also_of_a_qu
     ensure!(metrics.contains("griot_lapses_total 1"), "{metrics}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_comes_back_from_an_old_snapshot_has_the_rules_namespaces_swept() -> Result<()> {
+    let mut stage = Stage::start(Script::default()).await?;
+    let client = stage.servers.redis.client().await?;
+    for key in ["product:slug:gone", "other:1"] {
+        let _: () = client.set(key, "of long ago", None, None, false).await?;
+    }
+    stage.servers.redis.ask("SAVE").await?;
+    // As by a commit of longer ago than any replay reaches.
+    let _: i64 = client.unlink("product:slug:gone").await?;
+    change_log::append::publish(stage.database.pool(), "orders:#42", &json!({}), None).await?;
+    eventually(SOON, "the cursor has seen it", || async {
+        let pool = stage.database.pool();
+        let saved: Result<bool, _> =
+            sqlx::query_scalar("select server is not null from griot.cursor").fetch_one(pool).await;
+        saved.is_ok_and(|saved| saved)
+            && cursor::status(pool).await.is_ok_and(|all| all.iter().all(|one| one.pending == 0))
+    })
+    .await;
+    drop(client);
+    stage.servers.redis.kill().await?;
+    stage.servers.redis.start_again().await?;
+    let redis = &stage.servers.redis;
+    eventually(SOON, "what came back is swept", || async { exists(redis, "product:slug:gone").await == 0 }).await;
+    ensure!(exists(redis, "other:1").await == 1, "it came back from the snapshot, and no rule names it");
+    let metrics = http::get(stage.worker_admin, "/metrics").await?.body;
+    ensure!(metrics.contains("griot_flushes_total 1"), "{metrics}");
+    Ok(())
+}

@@ -39,7 +39,7 @@ impl Condition {
         self.tests.is_empty()
     }
 
-    /// The columns that must be known, with the version that is asked.
+    /// The columns that are compared, and where they stand in the file.
     pub(super) fn columns(&self) -> impl Iterator<Item = (&str, Place)> {
         self.tests.iter().map(|test| (test.column.as_str(), test.place))
     }
