@@ -60,7 +60,7 @@ async fn run(arguments: Arguments) -> Result<bool> {
         let begun = Instant::now();
         println!("storm: {faults:?}, seed {seed}");
         let asked = Storm { seed, commits, kills, hold: Duration::from_secs(hold), faults, plant };
-        let outcome = Box::pin(storm(asked)).await?;
+        let outcome = storm(asked).await?;
         println!("{}; {:.0} s in all", outcome.told, begun.elapsed().as_secs_f64());
         outcome.wrong.iter().for_each(|wrong| println!("  - {wrong}"));
         println!("verdict: {}", if outcome.wrong.is_empty() { "passed" } else { "FAILED" });

@@ -96,16 +96,16 @@ pub async fn storm(storm: Storm) -> Result<Outcome> {
     let mut fleet = gather(&ground.stage).await?;
 
     let applications = try_join_all((0..WRITERS).map(|owner| Writer::new(&load, owner, storm.seed).run(PACE)));
-    let calls = async {
+    let calls = Box::pin(async {
         // The API promises nothing about a Redis that loses what it had confirmed.
         if storm.faults == Faults::Workers { writers::call(&load, api, &api_key, PACE).await } else { Ok(()) }
-    };
-    let weather = async {
+    });
+    let weather = Box::pin(async {
         let weather = faults::strike(&mut ground, &storm, &load).await;
         over.cancel();
         weather
-    };
-    let held = Writer::new(&load, WRITERS, storm.seed).hold(storm.hold);
+    });
+    let held = Box::pin(Writer::new(&load, WRITERS, storm.seed).hold(storm.hold));
     let weather = {
         let mut work = Box::pin(async { tokio::try_join!(weather, applications, held, calls) });
         loop {
