@@ -10,6 +10,7 @@ use griot_tests::eventually::{eventually, eventually_some};
 use griot_tests::http;
 use griot_tests::process::Launch;
 use griot_tests::stage::{Script, Stage};
+use griot_tests::supervisor::TemporaryFolder;
 use sqlx::{AssertSqlSafe, Executor};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -235,9 +236,13 @@ async fn whatever_is_notified_on_the_wake_channel_ends_the_pause_and_has_no_othe
 
 #[tokio::test]
 async fn a_wake_channel_that_postgresql_would_cut_is_refused() -> Result<()> {
-    let config = format!("[invalidation_worker]\nwake_channel = {:?}\n", "w".repeat(64));
-    let checked = Launch::new("invalidation-worker").arg("--check-config").config(config);
-    let checked = checked.env("DATABASE_URL", "postgres://shop@127.0.0.1/shop").run().await?;
+    let folder = TemporaryFolder::new()?;
+    let file = folder.path().join("griot.toml");
+    let text =
+        format!("[database]\nurl = \"postgres://u@h/d\"\n[invalidation_worker]\nwake_channel = {:?}\n", "w".repeat(64));
+    std::fs::write(&file, text)?;
+    let checked = Launch::new("invalidation-worker").arg("--check-config").arg("--config").arg(file.to_string_lossy());
+    let checked = checked.run().await?;
     let said = String::from_utf8_lossy(&checked.stderr);
     ensure!(!checked.status.success() && said.contains("wake_channel") && said.contains("1 to 63 bytes"), "{said}");
     Ok(())

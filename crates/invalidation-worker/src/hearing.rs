@@ -145,15 +145,21 @@ impl Listening {
 mod tests {
     use change_log::Servers;
     use fanout_core::telemetry;
+    use prometheus_client::encoding::text::encode;
+    use prometheus_client::registry::Registry;
 
     use super::*;
 
     const RULES: &str = "[rules.t]\ntable = \"public.t\"\nkeys = [\"t:{id}\"]\n[listen.heard]\ntables = [\"public.t\"]";
 
     fn ends(wake_channel: &str) -> (Ears, Listening) {
+        ends_counted_in(wake_channel, &mut telemetry::registry())
+    }
+
+    fn ends_counted_in(wake_channel: &str, registry: &mut Registry) -> (Ears, Listening) {
         let servers = Servers::new("postgres://u@127.0.0.1/d", "test").expect("an address");
         let rules = Arc::new(Rules::parse(RULES).expect("rules"));
-        hearing(servers.pool(), wake_channel, &rules, &Metrics::register(&mut telemetry::registry()))
+        hearing(servers.pool(), wake_channel, &rules, &Metrics::register(registry))
     }
 
     #[tokio::test]
@@ -174,9 +180,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_finds_no_room_is_dropped_and_counted() {
-        let (mut ears, listening) = ends("");
+        let mut registry = telemetry::registry();
+        let (mut ears, listening) = ends_counted_in("", &mut registry);
         (0..=WAITING).for_each(|id| listening.notified("heard", &format!("{{\"id\":{id}}}")));
         assert_eq!(ears.heard(u32::MAX).len(), WAITING);
+        let mut metrics = String::new();
+        encode(&mut metrics, &registry).expect("metrics");
+        assert!(metrics.contains("griot_heard_dropped_total{reason=\"full\"} 1\n"), "{metrics}");
     }
 
     #[tokio::test]
