@@ -80,7 +80,8 @@ async fn stage(worker: &str) -> Result<(Stage, Redis, Client)> {
 /// The process of PostgreSQL that serves the worker's ears, once it is another than `before`.
 async fn listener(stage: &Stage, before: i32) -> i32 {
     const LISTENS: &str = "select pid from pg_stat_activity
-        where datname = current_database() and state = 'idle' and query ilike 'listen%' and pid <> $1";
+        where datname = current_database() and application_name = 'invalidation-worker listens'
+          and state = 'idle' and (query ilike 'listen%' or query = 'select 1') and pid <> $1";
     eventually_some(SOON, "the worker listens", || async {
         sqlx::query_scalar(LISTENS).bind(before).fetch_optional(stage.database.pool()).await.ok().flatten()
     })

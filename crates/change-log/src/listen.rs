@@ -78,6 +78,8 @@ pub fn is_channel(name: &str) -> bool {
 /// Not a connection of the pool itself, which has few and lends them.
 async fn connect(server: &PgPool, channels: &[String]) -> Result<PgListener, Error> {
     let options = server.connect_options().as_ref().clone();
+    let name = format!("{} listens", options.get_application_name().unwrap_or("griot"));
+    let options = options.application_name(&name);
     let own = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT).connect_lazy_with(options);
     let mut listener = PgListener::connect_with(&own).await?;
     // It would connect again by itself and, when that fails once, not tell that anything was lost.

@@ -113,11 +113,6 @@ impl Rules {
         self.tables.is_empty()
     }
 
-    /// The tables that rules name, as `schema.table`.
-    pub fn sources(&self) -> impl Iterator<Item = String> {
-        self.tables.keys().map(Table::to_string)
-    }
-
     /// The channels of `NOTIFY` to listen to.
     pub fn channels(&self) -> impl Iterator<Item = &str> {
         self.channels.keys().map(String::as_str)

@@ -2,11 +2,15 @@
 //!
 //! At most once: what is notified while nobody listens, or is waiting here when the reign ends, has no effect, and no
 //! replay brings it back. What can be counted of that is counted.
+//!
+//! PostgreSQL asks no right for `notify`: whoever may connect to the database can have published what the rules of a
+//! table in `[listen]` publish.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use change_log::{Body, Entry, Heard, Listener, PgPool, Rules};
+use fanout_core::telemetry::ByReason;
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
@@ -30,6 +34,7 @@ pub(crate) struct Ears {
     woken: Arc<Notify>,
     /// Taken, and not yet known to have had its effect.
     taken: Vec<Entry>,
+    dropped: ByReason,
 }
 
 /// What listens. See the module.
@@ -57,7 +62,7 @@ pub(crate) fn hearing(server: &PgPool, wake_channel: &str, rules: &Arc<Rules>, m
         changes: sender,
         woken: Arc::clone(&woken),
     };
-    (Ears { changes, woken, taken: Vec::new() }, listening)
+    (Ears { changes, woken, taken: Vec::new(), dropped: metrics.heard_dropped.clone() }, listening)
 }
 
 impl Ears {
@@ -82,6 +87,16 @@ impl Ears {
     /// What was taken had its effect.
     pub(crate) fn forget(&mut self) {
         self.taken.clear();
+    }
+}
+
+impl Drop for Ears {
+    /// What was taken may have had its effect; nobody knows.
+    fn drop(&mut self) {
+        let left = self.taken.len() + self.changes.len();
+        if left > 0 {
+            self.dropped.count_many("ended", left);
+        }
     }
 }
 
@@ -187,6 +202,13 @@ mod tests {
         let mut metrics = String::new();
         encode(&mut metrics, &registry).expect("metrics");
         assert!(metrics.contains("griot_heard_dropped_total{reason=\"full\"} 1\n"), "{metrics}");
+
+        listening.notified("heard", "{\"id\":1}");
+        drop(ears);
+        metrics.clear();
+        encode(&mut metrics, &registry).expect("metrics");
+        let left = format!("griot_heard_dropped_total{{reason=\"ended\"}} {}\n", WAITING + 1);
+        assert!(metrics.contains(&left), "what the reign leaves behind: {metrics}");
     }
 
     #[tokio::test]

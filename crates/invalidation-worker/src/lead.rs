@@ -129,7 +129,7 @@ impl Contender {
         tokio::select! {
             biased;
             () = self.keep(tenure, &prolong) => {}
-            () = worker.run() => {}
+            () = Box::pin(worker.run()) => {}
         }
         if !self.shutdown.is_requested() {
             // The term is lost.

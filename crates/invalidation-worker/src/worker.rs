@@ -118,7 +118,9 @@ impl Worker {
     async fn rest(&self, duration: Duration) {
         tokio::select! {
             biased;
-            () = self.ears.woken() => drop(self.applier.metrics.wakes.inc()),
+            () = self.ears.woken() => {
+                self.applier.metrics.wakes.inc();
+            }
             _ = self.applier.reign.pause(duration) => {}
         }
     }

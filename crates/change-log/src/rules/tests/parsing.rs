@@ -47,7 +47,10 @@ fn the_example_of_the_design_is_accepted() {
     )
     .expect("rules");
     assert_eq!(rules.len(), 2);
-    assert_eq!(rules.sources().collect::<Vec<_>>(), ["public.orders", "public.products"]);
+    assert_eq!(
+        rules.tables().map(|(table, _)| table.to_string()).collect::<Vec<_>>(),
+        ["public.orders", "public.products"]
+    );
 }
 
 #[test]
