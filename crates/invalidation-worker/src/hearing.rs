@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use change_log::{Body, Entry, Heard, Listener, PgPool, Rules};
 use fanout_core::telemetry::ByReason;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
@@ -150,8 +151,10 @@ impl Listening {
 
     fn pass_on(&self, body: Body) {
         let entry = Entry { id: HEARD, xid: 0, uid: Uuid::new_v4(), at: SystemTime::now(), body };
-        if self.changes.try_send(entry).is_err() {
-            self.metrics.heard_dropped.count("full");
+        match self.changes.try_send(entry) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => self.metrics.heard_dropped.count("full"),
+            Err(TrySendError::Closed(_)) => self.metrics.heard_dropped.count("ended"),
         }
     }
 }

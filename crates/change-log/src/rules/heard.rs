@@ -49,8 +49,8 @@ impl Unheard {
 impl Rules {
     /// The change that `text`, notified on `channel`, tells of.
     ///
-    /// Columns become the text that stands in the JSON. For numbers, texts and booleans that is PostgreSQL's own; points
-    /// in time are written differently by `row_to_json` and in the change log.
+    /// Columns become the text that stands in the JSON. For numbers, texts and booleans that is PostgreSQL's own; points in
+    /// time are written differently by `row_to_json` and in the change log.
     ///
     /// # Errors
     /// It tells of no change that rules speak of.

@@ -56,7 +56,7 @@ fn a_row_is_an_update_unless_it_says_otherwise() {
 fn a_wrapper_tells_the_values_before_too() {
     let both = ["product:1", "product:slug:old", "product:slug:new"];
     for text in [
-        r#"{"op":"UPDATE","table":"products","schema":"public","old":{"id":1,"slug":"old"},"new":{"id":1,"slug":"new","price":2}}"#,
+        r#"{"op":"UPDATE","table":"products","old":{"id":1,"slug":"old"},"new":{"id":1,"slug":"new","price":2}}"#,
         r#"{"type":"UPDATE","table":"products","record":{"id":1,"slug":"new","price":2},"old_record":{"slug":"old"}}"#,
         r#"{"table":"public.products","data":{"id":1,"slug":"new","price":2},"before":{"slug":"old"}}"#,
     ] {
