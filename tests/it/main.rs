@@ -14,6 +14,7 @@ mod hostile;
 mod intake;
 mod invalidation;
 mod leader;
+mod listen;
 mod listeners;
 mod readme;
 mod recovery;

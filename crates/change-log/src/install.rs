@@ -38,7 +38,7 @@ pub enum Outcome {
     Updated,
     /// Everything was as it should be; nothing was touched.
     Unchanged,
-    /// No rule names it any more.
+    /// No rule needs them any more.
     Removed,
 }
 
@@ -51,11 +51,12 @@ pub enum State {
     Differs,
     /// There are none.
     Missing,
-    /// No rule names the table any more.
+    /// No rule needs them any more: none names the table, or its changes are heard on a channel of `NOTIFY`.
     Extra,
 }
 
-/// Checks that the tables and columns that `rules` name exist. Writes nothing.
+/// Checks that the tables and columns that `rules` name exist, but for tables whose changes are only heard: what those
+/// tell need not be columns. Writes nothing.
 ///
 /// # Errors
 /// [`Error::Rules`] with a sentence for every name that is not there and the nearest one that is.
@@ -78,7 +79,7 @@ pub async fn apply(pool: &PgPool, rules: &Rules, lock_timeout: Duration) -> Resu
     sqlx::query("select pg_advisory_lock($1)").bind(APPLY_LOCK).execute(&mut *connection).await?;
     let found = catalog::find(&mut connection, rules).await?;
     let mut outcomes = Vec::new();
-    for (table, tables_rules) in rules.tables() {
+    for (table, tables_rules) in rules.captured() {
         let source = table.to_string();
         let Some(found) = found.get(&source) else { continue };
         let capture = Capture::new(table, tables_rules, rules.limits);
@@ -86,7 +87,7 @@ pub async fn apply(pool: &PgPool, rules: &Rules, lock_timeout: Duration) -> Resu
         outcomes.push((source, outcome));
     }
     for source in installed(&mut connection).await? {
-        if !rules.sources().any(|named| named == source) {
+        if !rules.captured().any(|(table, _)| table.to_string() == source) {
             table::remove(&mut connection, &source, lock_timeout).await?;
             outcomes.push((source, Outcome::Removed));
         }
@@ -103,7 +104,7 @@ pub async fn compare(pool: &PgPool, rules: &Rules) -> Result<BTreeMap<String, St
     let found = catalog::find(&mut connection, rules).await?;
     let mut states: BTreeMap<String, State> =
         installed(&mut connection).await?.into_iter().map(|source| (source, State::Extra)).collect();
-    for (table, tables_rules) in rules.tables() {
+    for (table, tables_rules) in rules.captured() {
         let source = table.to_string();
         let Some(found) = found.get(&source) else { continue };
         let capture = Capture::new(table, tables_rules, rules.limits);

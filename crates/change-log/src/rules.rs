@@ -6,6 +6,7 @@
 mod channel;
 mod condition;
 mod file;
+mod heard;
 mod render;
 mod show;
 mod template;
@@ -22,6 +23,7 @@ use crate::error::{Error, Problem};
 use crate::nearest::nearest;
 use channel::ChannelTemplate;
 use condition::Condition;
+pub use heard::Unheard;
 pub use render::{Effects, Fault, FaultReason, Part, RowPublication};
 use template::Template;
 
@@ -30,6 +32,8 @@ use template::Template;
 pub struct Rules {
     /// By table, then by the rule's name.
     tables: BTreeMap<Table, Vec<Rule>>,
+    /// `[listen]`: by channel of `NOTIFY`, the tables whose changes are heard there.
+    channels: BTreeMap<String, Vec<Table>>,
     pub(crate) limits: Limits,
 }
 
@@ -109,9 +113,16 @@ impl Rules {
         self.tables.is_empty()
     }
 
-    /// The tables that rules name, as `schema.table`.
-    pub fn sources(&self) -> impl Iterator<Item = String> {
-        self.tables.keys().map(Table::to_string)
+    /// The channels of `NOTIFY` to listen to.
+    pub fn channels(&self) -> impl Iterator<Item = &str> {
+        self.channels.keys().map(String::as_str)
+    }
+
+    /// The channels on which changes of `source` are heard. Such a table has no triggers of ours: each of its changes
+    /// would take effect twice.
+    pub fn channels_of(&self, source: &str) -> impl Iterator<Item = &str> {
+        let heard = move |tables: &Vec<Table>| tables.iter().any(|table| table.to_string() == source);
+        self.channels.iter().filter(move |(_, tables)| heard(tables)).map(|(channel, _)| channel.as_str())
     }
 
     /// Checks that channels are of topics that exist, where the topics are known. `default_topic`: channels with a bare
@@ -137,6 +148,12 @@ impl Rules {
     /// The tables with their rules, in a fixed order.
     pub(crate) fn tables(&self) -> impl Iterator<Item = (&Table, &[Rule])> {
         self.tables.iter().map(|(table, rules)| (table, rules.as_slice()))
+    }
+
+    /// The tables whose changes triggers of ours write to the log, with their rules.
+    pub(crate) fn captured(&self) -> impl Iterator<Item = (&Table, &[Rule])> {
+        let heard: BTreeSet<&Table> = self.channels.values().flatten().collect();
+        self.tables().filter(move |(table, _)| !heard.contains(table))
     }
 
     fn of(&self, source: &str) -> &[Rule] {

@@ -56,7 +56,7 @@ fn difference(states: &BTreeMap<String, State>) -> Option<String> {
             State::Current => None,
             State::Missing => Some(format!("{table} has no triggers")),
             State::Differs => Some(format!("the triggers of {table} are not those of the rules")),
-            State::Extra => Some(format!("{table} has triggers and no rule")),
+            State::Extra => Some(format!("{table} has triggers that no rule needs")),
         })
         .collect();
     (!differing.is_empty()).then(|| {
@@ -83,7 +83,7 @@ mod tests {
             text.as_deref(),
             Some(
                 "public.a has no triggers, the triggers of public.c are not those of the rules, public.d has triggers \
-                 and no rule: run `invalidation-worker rules apply` with the file that this worker was started with"
+                 that no rule needs: run `invalidation-worker rules apply` with the file that this worker was started with"
             )
         );
     }

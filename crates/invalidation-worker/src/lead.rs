@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::WorkerConfig;
 use crate::applier::{Applier, jittered};
+use crate::hearing::{Ears, hearing};
 use crate::metrics::Metrics;
 use crate::redelete::{Redelete, redelete};
 use crate::reign::Reign;
@@ -122,11 +123,13 @@ impl Contender {
         let (redelete, waiting) = redelete();
         let (redis, health, metrics) = (self.redis.clone(), self.health.clone(), self.metrics.clone());
         let redeleting = self.shutdown.spawn(waiting.run(redis, health, metrics, reign.clone()));
-        let worker = self.worker(term, reign, sweeper, redelete)?;
+        let (ears, listening) = hearing(&self.pool, &self.config.wake_channel, &self.rules, &self.metrics);
+        let listening = self.shutdown.spawn(listening.run(reign.clone()));
+        let worker = self.worker(term, reign, sweeper, redelete, ears)?;
         tokio::select! {
             biased;
             () = self.keep(tenure, &prolong) => {}
-            () = worker.run() => {}
+            () = Box::pin(worker.run()) => {}
         }
         if !self.shutdown.is_requested() {
             // The term is lost.
@@ -145,6 +148,9 @@ impl Contender {
         if let Err(error) = rotating.await {
             tracing::error!(%error, "the rotation failed");
         }
+        if let Err(error) = listening.await {
+            tracing::error!(%error, "the listening failed");
+        }
         // Last of all: from here on somebody else may act.
         if let Err(error) = self.candidate.give_up(term).await {
             tracing::warn!(%error, "the lease runs out by itself");
@@ -154,7 +160,14 @@ impl Contender {
         Ok(())
     }
 
-    fn worker(&self, term: i64, reign: Reign, sweeper: Sweeper, redelete: Redelete) -> Result<Worker, Error> {
+    fn worker(
+        &self,
+        term: i64,
+        reign: Reign,
+        sweeper: Sweeper,
+        redelete: Redelete,
+        ears: Ears,
+    ) -> Result<Worker, Error> {
         let reader = Reader::new(self.pool.clone(), self.candidate.region(), term)?;
         let applier = Applier {
             redis: self.redis.clone(),
@@ -164,7 +177,7 @@ impl Contender {
             reign,
             server: None,
         };
-        Ok(Worker::new(reader, Arc::clone(&self.rules), &self.config, applier, sweeper, redelete))
+        Ok(Worker::new(reader, Arc::clone(&self.rules), &self.config, applier, sweeper, redelete, ears))
     }
 
     /// Renews the lease for as long as it can be renewed, also while the ending is under way: the last entries are

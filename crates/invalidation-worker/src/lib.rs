@@ -3,6 +3,7 @@
 mod applier;
 pub mod config;
 mod drift;
+mod hearing;
 mod lead;
 mod metrics;
 mod pace;
@@ -21,6 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use change_log::listen::is_channel;
 use change_log::{Candidate, Rules, Servers};
 use fanout_core::admin::{self, Health};
 use fanout_core::config::{ConfigError, secret};
@@ -123,6 +125,11 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
         return Err(ConfigError(format!(
             "invalidation_worker.retention_seconds = {retention}: must be {from} to {to}"
         )));
+    }
+    let wake_channel = &config.invalidation_worker.wake_channel;
+    if !wake_channel.is_empty() && !is_channel(wake_channel) {
+        let text = "PostgreSQL's channels have 1 to 63 bytes";
+        return Err(ConfigError(format!("invalidation_worker.wake_channel = {wake_channel:?}: {text}")));
     }
     let rules = match &config.invalidation_worker.rules {
         Some(file) => rules(config, file)?,

@@ -32,6 +32,14 @@ pub(crate) struct Metrics {
     pub(crate) flushes: Counter,
     /// How often the region had been away for longer than the retention: an alarm.
     pub(crate) lapses: Counter,
+    /// Notifications of applications' own triggers.
+    pub(crate) heard: Counter,
+    /// Those of them that took no effect, by reason.
+    pub(crate) heard_dropped: ByReason,
+    /// How often the connection that listens was lost, and with it an unknown number of notifications.
+    pub(crate) heard_losses: Counter,
+    /// How often a notification ended the pause between two polls.
+    pub(crate) wakes: Counter,
     /// Parts of entries that could not take effect, by reason.
     pub(crate) poison: ByReason,
     /// Failed attempts, by dependency.
@@ -59,6 +67,10 @@ impl Metrics {
             replays: Counter::default(),
             flushes: Counter::default(),
             lapses: Counter::default(),
+            heard: Counter::default(),
+            heard_dropped: ByReason::register(registry, "heard_dropped", "Notifications without effect, by reason"),
+            heard_losses: Counter::default(),
+            wakes: Counter::default(),
             poison: ByReason::register(registry, "poison", "Parts of entries that could not take effect, by reason"),
             errors: ByReason::register(registry, "worker_errors", "Failed attempts, by dependency"),
             lag: Seconds::register(registry, "apply_lag_seconds", "From the writing of an entry until it took effect"),
@@ -80,6 +92,11 @@ impl Metrics {
         registry.register("replays", "Times that another Redis server answered", metrics.replays.clone());
         registry.register("lapses", "Times that entries were gone before they were applied", metrics.lapses.clone());
         registry.register("flushes", "Times that all that rules name was swept", metrics.flushes.clone());
+        registry.register("heard", "Notifications of applications' own triggers", metrics.heard.clone());
+        let help = "Times that the connection that listens was lost, and notifications with it";
+        registry.register("heard_losses", help, metrics.heard_losses.clone());
+        let help = "Times that a notification ended the pause between two polls";
+        registry.register("wakes", help, metrics.wakes.clone());
         registry.register("log_publications_repeated", "Of these, published before", metrics.repeated.clone());
         metrics
     }

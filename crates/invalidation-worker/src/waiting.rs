@@ -6,6 +6,7 @@ use fanout_core::Publication;
 use fanout_core::names::Feed;
 use uuid::Uuid;
 
+use crate::hearing::HEARD;
 use crate::plan::Planned;
 use crate::sweeper::Ticket;
 
@@ -74,9 +75,10 @@ impl Waiting {
         }
     }
 
-    /// The entries that they come from, each once.
+    /// The entries that they come from, each once. What was only heard is in no log.
     pub(crate) fn entries(&self) -> Vec<i64> {
-        let mut entries: Vec<i64> = self.queue.iter().map(|(_, one)| one.entry).collect();
+        let entries = self.queue.iter().map(|(_, one)| one.entry);
+        let mut entries: Vec<i64> = entries.filter(|entry| *entry != HEARD).collect();
         entries.dedup();
         entries
     }
@@ -116,6 +118,15 @@ mod tests {
         assert_eq!(ids(&waiting.due(Ticket::nth(2))), [5]);
         waiting.let_go(1);
         assert_eq!(ids(&waiting.hold(vec![planned(6, "a", false)], Ticket::nth(2))), [6], "nothing waits any more");
+    }
+
+    #[test]
+    fn what_was_heard_waits_like_the_rest_and_is_not_written_down() {
+        let mut waiting = Waiting::default();
+        let mut heard = planned(9, "a", true);
+        heard.entry = HEARD;
+        waiting.hold(vec![planned(1, "a", true), heard, planned(2, "a", true)], Ticket::nth(1));
+        assert_eq!((waiting.len(), waiting.entries()), (3, vec![1, 2]));
     }
 
     #[test]

@@ -7,8 +7,9 @@ use change_log::{Lost, Opening, Page, Pass, Progress, Reader, Rules};
 
 use crate::WorkerConfig;
 use crate::applier::{Applier, Halt, jittered};
+use crate::hearing::Ears;
 use crate::pace::Limits;
-use crate::plan::plan;
+use crate::plan::{Plan, plan};
 use crate::redelete::Redelete;
 use crate::sampler::Sampler;
 use crate::sweep::forget_positions;
@@ -43,6 +44,7 @@ pub(crate) struct Worker {
     redelete: Redelete,
     waiting: Waiting,
     sampler: Sampler,
+    ears: Ears,
     /// When the server was last seen well.
     looked: Instant,
     /// When a replay is to be repeated.
@@ -57,6 +59,7 @@ impl Worker {
         applier: Applier,
         sweeper: Sweeper,
         redelete: Redelete,
+        ears: Ears,
     ) -> Self {
         Self {
             reader,
@@ -68,6 +71,7 @@ impl Worker {
             redelete,
             waiting: Waiting::default(),
             sampler: Sampler::new(config.log_one_commit_in),
+            ears,
             looked: Instant::now(),
             again: None,
         }
@@ -95,7 +99,7 @@ impl Worker {
                         saved = Instant::now();
                     }
                     if !more {
-                        self.applier.reign.pause(wait).await;
+                        self.rest(wait).await;
                     }
                 }
                 Err(error) => {
@@ -110,11 +114,23 @@ impl Worker {
         }
     }
 
-    /// Applies a page and what waited, and goes back for a replay when another server answers.
+    /// Waits for `duration`, or less when something is notified or the reign ends.
+    async fn rest(&self, duration: Duration) {
+        tokio::select! {
+            biased;
+            () = self.ears.woken() => {
+                self.applier.metrics.wakes.inc();
+            }
+            _ = self.applier.reign.pause(duration) => {}
+        }
+    }
+
+    /// Applies a page, what was heard and what waited, and goes back for a replay when another server answers.
     async fn turn(&mut self, page: Page) -> Result<(), Halt> {
         let more = page.more;
         let applied = async {
             self.page(page).await?;
+            self.hear().await?;
             self.release().await?;
             self.look(more).await
         };
@@ -132,21 +148,42 @@ impl Worker {
             self.take_up(opening).await?;
         }
         if !page.entries.is_empty() {
-            let plan = plan(&page.entries, &self.rules);
+            let mut plan = plan(&page.entries, &self.rules);
             if page.pass != Pass::Publish {
-                plan.poison.iter().for_each(|poison| self.applier.set_aside(poison));
-                self.applier.delete(&plan.keys).await?;
-                self.redelete.ask(plan.redelete, &self.applier.reign).await;
-                self.sweeper.ask(plan.patterns, &self.applier.reign).await;
+                self.invalidate(&mut plan).await?;
             }
             if page.pass != Pass::Invalidate {
-                let publications = self.waiting.hold(plan.publications, self.sweeper.last());
-                self.applier.publish(publications).await?;
+                self.publish(plan).await?;
                 self.count(&page);
             }
         }
         self.reader.confirm(page);
         Ok(())
+    }
+
+    /// Applies what was heard of applications' own triggers.
+    async fn hear(&mut self) -> Result<(), Halt> {
+        let heard = self.ears.heard(self.page_entries);
+        if !heard.is_empty() {
+            let mut plan = plan(heard, &self.rules);
+            self.invalidate(&mut plan).await?;
+            self.publish(plan).await?;
+            self.ears.forget();
+        }
+        Ok(())
+    }
+
+    async fn invalidate(&mut self, plan: &mut Plan) -> Result<(), Halt> {
+        plan.poison.iter().for_each(|poison| self.applier.set_aside(poison));
+        self.applier.delete(&plan.keys).await?;
+        self.redelete.ask(std::mem::take(&mut plan.redelete), &self.applier.reign).await;
+        self.sweeper.ask(std::mem::take(&mut plan.patterns), &self.applier.reign).await;
+        Ok(())
+    }
+
+    async fn publish(&mut self, plan: Plan) -> Result<(), Halt> {
+        let publications = self.waiting.hold(plan.publications, self.sweeper.last());
+        self.applier.publish(publications).await
     }
 
     /// Takes up what stood beside the saved cursor.

@@ -99,6 +99,23 @@ async fn only_the_asked_operations_have_triggers_and_unnamed_tables_none() {
 }
 
 #[tokio::test]
+async fn a_table_whose_changes_are_heard_loses_its_triggers_and_need_not_be_there() {
+    let database = database().await;
+    let pool = database.pool();
+    execute(pool, "create table t (id int)").await;
+    outcome(pool, &with_keys(r#""t:{id}""#)).await;
+    let heard = rules(
+        "[rules.r]\ntable = \"public.t\"\nkeys = [\"t:{id}:{told}\"]\n[listen.t_changed]\ntables = [\"public.t\"]",
+    );
+    assert_eq!(state(pool, &heard).await, State::Extra);
+    assert_eq!(outcome(pool, &heard).await, Outcome::Removed);
+    assert!(triggers(pool).await.is_empty());
+    execute(pool, "drop table t").await;
+    assert!(compare(pool, &heard).await.expect("compare").is_empty());
+    check(pool, &heard).await.expect("nothing to look at");
+}
+
+#[tokio::test]
 async fn a_table_that_is_never_free_is_given_up_and_left_as_it_was() {
     let database = database().await;
     let pool = database.pool();

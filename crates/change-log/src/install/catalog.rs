@@ -26,11 +26,11 @@ pub(super) struct Relation {
     pub(super) name: String,
 }
 
-/// Every table that `rules` name, by source.
+/// Every table that `rules` capture, by source.
 pub(super) async fn find(connection: &mut PgConnection, rules: &Rules) -> Result<BTreeMap<String, Found>, Error> {
     let mut problems = Vec::new();
     let mut found = BTreeMap::new();
-    for (table, tables_rules) in rules.tables() {
+    for (table, tables_rules) in rules.captured() {
         match look_up(connection, table).await? {
             Ok(present) => {
                 for rule in tables_rules {

@@ -56,7 +56,7 @@ pub async fn rehearse(
         .execute(&mut *transaction)
         .await?;
     let mut not_installed = Vec::new();
-    for (table, tables_rules) in rules.tables() {
+    for (table, tables_rules) in rules.captured() {
         let source = table.to_string();
         let Some(found) = found.get(&source) else { continue };
         let capture = Capture::new(table, tables_rules, rules.limits);

@@ -11,6 +11,8 @@ use crate::digest::fnv1a;
 use crate::entry::Op;
 use crate::error::Problem;
 use crate::limits::{KEY_BYTES, OWN_PREFIX};
+use crate::listen::is_channel;
+use crate::nearest::nearest;
 
 use super::channel::ChannelTemplate;
 use super::condition::{Condition, ConditionFile};
@@ -29,12 +31,20 @@ struct File {
     limits: LimitsFile,
     #[serde(default)]
     rules: BTreeMap<String, Spanned<RuleFile>>,
+    #[serde(default)]
+    listen: BTreeMap<String, Spanned<ListenFile>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct LimitsFile {
     rows_per_statement: Option<Spanned<u32>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListenFile {
+    tables: Spanned<Vec<Spanned<String>>>,
 }
 
 #[derive(Deserialize)]
@@ -87,9 +97,14 @@ pub(super) fn parse(text: &str) -> Result<Rules, Vec<Problem>> {
     for rules in tables.values_mut() {
         mask_ids(rules);
     }
+    let mut channels = BTreeMap::new();
+    for (channel, listen) in file.listen {
+        let heard = reading.listen(&channel, listen, &tables);
+        channels.insert(channel, heard);
+    }
     // In the order of the file, for rules were read in the order of their names.
     reading.problems.sort_by_key(|problem| (problem.line, problem.column));
-    if reading.problems.is_empty() { Ok(Rules { tables, limits }) } else { Err(reading.problems) }
+    if reading.problems.is_empty() { Ok(Rules { tables, channels, limits }) } else { Err(reading.problems) }
 }
 
 /// Gives every publishing rule of a table but the first a mask of its own, made from its name: it stays the same
@@ -123,6 +138,34 @@ impl Reading<'_> {
             self.problems.push(self.place(rows.span()).problem(message));
         }
         Limits { rows_per_statement: *rows.get_ref() }
+    }
+
+    /// The tables that are heard on a channel of `NOTIFY`. Each must have rules.
+    fn listen(&mut self, channel: &str, listen: Spanned<ListenFile>, known: &BTreeMap<Table, Vec<Rule>>) -> Vec<Table> {
+        let place = self.place(listen.span());
+        let tables = listen.into_inner().tables;
+        let mut problem = |place: Place, message: &str| {
+            self.problems.push(place.problem(format!("channel {channel:?} of [listen]: {message}")));
+        };
+        if !is_channel(channel) {
+            problem(place, "PostgreSQL's channels have 1 to 63 bytes");
+        }
+        if tables.get_ref().is_empty() {
+            problem(place_of(self.text, tables.span().start), "tables names none");
+        }
+        let mut heard = Vec::new();
+        for name in tables.into_inner() {
+            match known.keys().find(|table| table.to_string() == *name.get_ref()) {
+                Some(table) => heard.push(table.clone()),
+                None => {
+                    let names: Vec<String> = known.keys().map(Table::to_string).collect();
+                    let hint = nearest(name.get_ref(), &names).map(|name| format!("; is it {name:?}?"));
+                    let message = format!("no rule is for table {:?}{}", name.get_ref(), hint.unwrap_or_default());
+                    problem(place_of(self.text, name.span().start), &message);
+                }
+            }
+        }
+        heard
     }
 
     /// `None` when the rule is of no use; what is wrong was noted.

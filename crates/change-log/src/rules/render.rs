@@ -79,8 +79,11 @@ pub enum Part {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum FaultReason {
-    /// The trigger was installed from other rules.
-    #[error("the entry lacks column {column:?}; was the file applied with `rules apply`?")]
+    /// The trigger was installed from other rules, or an application's own one notifies less.
+    #[error(
+        "the change comes without column {column:?}; was the file applied with `rules apply`? A table of [listen] has \
+         what its own trigger notifies"
+    )]
     MissingColumn { column: String },
     /// A personal publication without an owner.
     #[error("the owner is null")]

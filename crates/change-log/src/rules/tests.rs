@@ -1,4 +1,5 @@
 //! What rules accept, and what they make of rows.
 
+mod hearing;
 mod parsing;
 mod rendering;

@@ -42,11 +42,16 @@ pub(crate) async fn show(config: &Config, file: Option<PathBuf>) -> Result<()> {
         Some(Some(State::Missing) | None) => "it has no triggers yet: run `rules apply`",
     };
     for (table, sentences) in rules.sentences() {
-        println!("{table}: {}", installed(&table));
+        let channels: Vec<&str> = rules.channels_of(&table).collect();
+        if channels.is_empty() {
+            println!("{table}: {}", installed(&table));
+        } else {
+            println!("{table}: its changes are heard on {}, at most once", channels.join(", "));
+        }
         sentences.iter().for_each(|sentence| println!("  {sentence}"));
     }
     for (table, _) in states.iter().flatten().filter(|(_, state)| **state == State::Extra) {
-        println!("{table}: it has triggers and no rule: run `rules apply`");
+        println!("{table}: it has triggers that no rule needs: run `rules apply`");
     }
     println!("a statement that touches more than {} rows is not looked at by row", rules.rows_per_statement());
     Ok(())

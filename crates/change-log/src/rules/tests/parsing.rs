@@ -47,12 +47,33 @@ fn the_example_of_the_design_is_accepted() {
     )
     .expect("rules");
     assert_eq!(rules.len(), 2);
-    assert_eq!(rules.sources().collect::<Vec<_>>(), ["public.orders", "public.products"]);
+    assert_eq!(
+        rules.tables().map(|(table, _)| table.to_string()).collect::<Vec<_>>(),
+        ["public.orders", "public.products"]
+    );
 }
 
 #[test]
 fn an_empty_file_has_no_rules() {
     assert!(Rules::parse("# none yet\n").expect("rules").is_empty());
+}
+
+#[test]
+fn what_is_listened_to_has_rules_and_is_not_captured() {
+    let heard = "[listen.t_changed]\ntables = [\"public.t\"]\n";
+    let rules = Rules::parse(&format!("{}{heard}", rule("keys = [\"t:{id}\"]"))).expect("rules");
+    assert_eq!(rules.channels().collect::<Vec<_>>(), ["t_changed"]);
+    assert_eq!(rules.channels_of("public.t").collect::<Vec<_>>(), ["t_changed"]);
+    assert_eq!((rules.captured().count(), rules.tables().count()), (0, 1));
+    assert_eq!(rules.namespaces().patterns, ["t:*"], "it is flushed with the others");
+
+    let refused = |listen: &str| refused(&format!("{}{listen}", rule("keys = [\"t:{id}\"]")));
+    let place = "line 5, column 11: channel \"c\" of [listen]:";
+    let text = refused("[listen.c]\ntables = [\"public.tt\"]\n");
+    assert_eq!(text, format!("{place} no rule is for table \"public.tt\"; is it \"public.t\"?"));
+    assert!(refused("[listen.c]\ntables = []\n").contains("tables names none"));
+    let long = format!("[listen.{}]\ntables = [\"public.t\"]\n", "c".repeat(64));
+    assert!(refused(&long).contains("1 to 63 bytes"));
 }
 
 #[test]
