@@ -34,7 +34,7 @@ pub enum Error {
     /// What answers is not PostgreSQL itself.
     #[error(
         "this is a connection pooler, which lends the same session to others: give the address of PostgreSQL itself, \
-         where a worker takes at most 4 connections"
+         where a worker takes at most 9 connections"
     )]
     Pooler,
     /// The server is a standby. Its snapshots list no running transactions, so a cursor from there loses entries.
