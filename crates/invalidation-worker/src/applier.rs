@@ -5,12 +5,13 @@ use std::time::Duration;
 use fanout_core::admin::Health;
 use fanout_core::{Publication, PublishError, Publisher, Redis, RedisError};
 
+use crate::backoff::Backoff;
 use crate::metrics::Metrics;
 use crate::plan::Poison;
 use crate::reign::Reign;
 
-/// First and longest wait after a failure.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Longest wait after a failure.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// See the module.
 pub(crate) struct Applier {
@@ -45,7 +46,7 @@ impl Applier {
 
     /// Publishes all, in order; what Redis did not confirm is tried again, and nothing overtakes it.
     pub(crate) async fn publish(&self, mut publications: Vec<Publication>) -> Result<(), Halt> {
-        let mut failure = RETRY.0;
+        let mut failure = Backoff::upto(RETRY);
         while !publications.is_empty() {
             let server = self.server.as_deref();
             let results = self.publisher.publish_while(publications.clone(), server, || self.reign.may_act()).await;
@@ -84,7 +85,7 @@ impl Applier {
     where
         F: Future<Output = Result<T, RedisError>>,
     {
-        let mut failure = RETRY.0;
+        let mut failure = Backoff::upto(RETRY);
         loop {
             if !self.reign.may_act() {
                 return Err(Halt::Over);
@@ -96,7 +97,7 @@ impl Applier {
         }
     }
 
-    async fn failed(&self, error: &RedisError, wait: &mut Duration) -> Result<(), Halt> {
+    async fn failed(&self, error: &RedisError, wait: &mut Backoff) -> Result<(), Halt> {
         // Not Redis's fault: what this worker did not send, it was not permitted to send.
         if !self.reign.may_act() {
             return Err(Halt::Over);
@@ -106,10 +107,9 @@ impl Applier {
         }
         self.metrics.errors.count("redis");
         self.health.down("redis", error.to_string());
-        if !self.reign.pause(jittered(*wait)).await {
+        if !self.reign.pause(wait.wait()).await {
             return Err(Halt::Over);
         }
-        *wait = (*wait * 2).min(RETRY.1);
         Ok(())
     }
 
@@ -118,9 +118,4 @@ impl Applier {
         self.metrics.poison.count(poison.reason);
         tracing::warn!(entry = poison.entry, reason = poison.reason, "set aside: {}", poison.text);
     }
-}
-
-/// Between half and the whole of `wait`, so that workers do not come back in step.
-pub(crate) fn jittered(wait: Duration) -> Duration {
-    wait.mul_f64(0.5 + 0.5 * fastrand::f64())
 }

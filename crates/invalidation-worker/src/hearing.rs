@@ -15,7 +15,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
-use crate::applier::jittered;
+use crate::backoff::Backoff;
 use crate::metrics::Metrics;
 use crate::reign::Reign;
 
@@ -25,8 +25,8 @@ pub(crate) const HEARD: i64 = 0;
 const WAITING: usize = 10_000;
 /// Of a notification without effect, so many characters are logged.
 const SHOWN: usize = 200;
-/// First and longest wait before listening again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Longest wait after a failure.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// Where the loop finds what was heard.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ impl Listening {
     /// Listens until the reign is over.
     pub(crate) async fn run(mut self, reign: Reign) {
         let Some(mut listener) = self.listener.take() else { return };
-        let mut failure = RETRY.0;
+        let mut failure = Backoff::upto(RETRY);
         loop {
             let heard = tokio::select! {
                 biased;
@@ -114,7 +114,7 @@ impl Listening {
             };
             match heard {
                 Ok(Heard::Notification { channel, text }) => {
-                    failure = RETRY.0;
+                    failure.reset();
                     self.notified(&channel, &text);
                     continue;
                 }
@@ -127,10 +127,9 @@ impl Listening {
                     tracing::warn!(%error, "cannot listen");
                 }
             }
-            if !reign.pause(jittered(failure)).await {
+            if !reign.pause(failure.wait()).await {
                 return;
             }
-            failure = (failure * 2).min(RETRY.1);
         }
     }
 

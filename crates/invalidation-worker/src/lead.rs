@@ -9,7 +9,8 @@ use fanout_core::{Publisher, Redis, Shutdown};
 use tokio::sync::watch;
 
 use crate::WorkerConfig;
-use crate::applier::{Applier, jittered};
+use crate::applier::Applier;
+use crate::backoff::Backoff;
 use crate::hearing::{Ears, hearing};
 use crate::metrics::Metrics;
 use crate::redelete::{Redelete, redelete};
@@ -21,8 +22,8 @@ use crate::worker::Worker;
 /// Between two looks of a standby: the shortest, which follows a lease that should have run out, and the longest,
 /// which decides how soon one that was given up is noticed.
 const LOOK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
-/// First and longest wait after a failure.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+/// Longest wait after a failure.
+const RETRY: Duration = Duration::from_millis(500);
 /// Renewals in the length of a lease: two may fail before it is lost.
 const RENEWALS: u32 = 3;
 
@@ -57,7 +58,7 @@ impl Contender {
     /// A standby is ready: it does all that is asked of it now, a rollout that waits for readiness must not wait for the
     /// leader's death, and nobody sends it requests that it could not answer. Its words say what it does.
     async fn stand_by(&self) -> Option<Tenure> {
-        let mut failure = RETRY.0;
+        let mut failure = Backoff::upto(RETRY);
         let mut chosen = false;
         while !self.shutdown.is_requested() {
             let stands = async {
@@ -74,13 +75,12 @@ impl Contender {
                 Ok(Standing::Follows { holder, term, remaining }) => {
                     self.health.up("postgresql");
                     self.stands_by(&holder, term);
-                    failure = RETRY.0;
+                    failure.reset();
                     remaining.clamp(LOOK.0, LOOK.1)
                 }
                 Err(error) => {
                     self.failed(&error);
-                    failure = (failure * 2).min(RETRY.1);
-                    jittered(failure)
+                    failure.wait()
                 }
             };
             self.shutdown.pause(wait).await;

@@ -1,6 +1,7 @@
 //! The invalidation-worker: applies the change log to one region. Invalidate, then publish, then move the cursor.
 
 mod applier;
+mod backoff;
 pub mod config;
 mod drift;
 mod hearing;

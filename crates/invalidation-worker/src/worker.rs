@@ -6,7 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 use change_log::{Lost, Opening, Page, Pass, Progress, Reader, Rules};
 
 use crate::WorkerConfig;
-use crate::applier::{Applier, Halt, jittered};
+use crate::applier::{Applier, Halt};
+use crate::backoff::Backoff;
 use crate::hearing::Ears;
 use crate::pace::Limits;
 use crate::plan::{Plan, plan};
@@ -30,8 +31,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(3);
 /// Publications that may wait for sweeps; with more, the loop waits.
 const WAITING: usize = 10_000;
-/// First and longest wait after a failure.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Longest wait after a failure.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// Applies the change log to one region, for one term.
 pub(crate) struct Worker {
@@ -81,12 +82,12 @@ impl Worker {
     pub(crate) async fn run(mut self) {
         let mut wait = BUSY;
         let mut saved = Instant::now();
-        let mut failure = RETRY.0;
+        let mut failure = Backoff::upto(RETRY);
         while !self.applier.reign.is_over() {
             match self.reader.poll(self.page_entries).await {
                 Ok(page) => {
                     self.applier.health.up("postgresql");
-                    failure = RETRY.0;
+                    failure.reset();
                     wait = if page.entries.is_empty() { (wait * 2).min(IDLE) } else { BUSY };
                     let more = page.more;
                     if self.turn(page).await.is_err() {
@@ -104,8 +105,7 @@ impl Worker {
                 }
                 Err(error) => {
                     self.lost_database(&error);
-                    self.applier.reign.pause(jittered(failure)).await;
-                    failure = (failure * 2).min(RETRY.1);
+                    self.applier.reign.pause(failure.wait()).await;
                 }
             }
         }
