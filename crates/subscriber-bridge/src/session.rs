@@ -41,6 +41,9 @@ pub enum Step {
     Join(Join),
     /// Leave this channel, if the connection has it, and then send the reply.
     Leave(Channel, Vec<u8>),
+    /// The token's key is not known: [`learn`](Tokens::learn) and give the same command again. If the answer is this again,
+    /// do what is in it.
+    Learn(Box<Step>),
     /// Close.
     Disconnect(Disconnect),
 }
@@ -166,14 +169,16 @@ impl Session {
     }
 
     fn connect(&mut self, id: u32, request: &ConnectRequest, now: u64) -> Step {
-        let identity = match self.rules.tokens.verify(&request.token, now) {
+        let identity = match self.rules.tokens.connection(&request.token, now) {
             Ok(identity) => identity,
             Err(TokenError::Expired) => return fail(id, codes::TOKEN_EXPIRED),
+            Err(TokenError::UnknownKey) => return Step::Learn(Box::new(refuse(codes::INVALID_TOKEN))),
             Err(TokenError::Invalid) => return refuse(codes::INVALID_TOKEN),
         };
+        let Some(user) = identity.user else { return refuse(codes::INVALID_TOKEN) };
         let mut channels = Vec::new();
         for (name, topic) in self.rules.topics.iter().filter(|(_, topic)| topic.personal == Personal::Auto) {
-            match Channel::personal(name, &identity.user) {
+            match Channel::personal(name, &user) {
                 Ok(channel) => channels.push((channel.clone(), topic, request.subs.get(channel.as_str()))),
                 // The longest user id and the longest topic together pass the limit of a channel name.
                 Err(_) => return refuse(codes::INVALID_TOKEN),
@@ -183,7 +188,7 @@ impl Session {
             let Ok(channel) = Channel::parse(name) else { return refuse(codes::BAD_REQUEST) };
             let Some(topic) = self.rules.topics.of(&channel) else { return refuse(codes::BAD_REQUEST) };
             let known = channels.iter().any(|(known, _, _)| *known == channel);
-            if !known && topic.may_subscribe(&identity.user, &channel) {
+            if !known && topic.may_subscribe(&user, &channel) {
                 channels.push((channel, topic, Some(sub)));
             }
         }
@@ -191,7 +196,7 @@ impl Session {
             return refuse(codes::CHANNEL_LIMIT);
         }
         let channels = channels.into_iter().map(|(channel, _, sub)| (channel, sub.and_then(recovery))).collect();
-        self.user = Some(identity.user);
+        self.user = Some(user);
         self.expires_at = identity.expires_at;
         Step::Join(Join { id, channels, connect: true })
     }
@@ -242,12 +247,13 @@ impl Session {
         if token.is_empty() {
             return refuse(codes::BAD_REQUEST);
         }
-        match self.rules.tokens.verify(token, now) {
-            Ok(identity) if Some(&identity.user) == self.user.as_ref() => {
+        match self.rules.tokens.connection(token, now) {
+            Ok(identity) if identity.user == self.user => {
                 self.expires_at = identity.expires_at;
                 Step::Reply(reply(id, Content::Refresh(self.expiry(now))))
             }
             Err(TokenError::Expired) => refuse(codes::EXPIRED),
+            Err(TokenError::UnknownKey) => Step::Learn(Box::new(refuse(codes::INVALID_TOKEN))),
             Ok(_) | Err(TokenError::Invalid) => refuse(codes::INVALID_TOKEN),
         }
     }
