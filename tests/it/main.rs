@@ -22,4 +22,5 @@ mod replay;
 mod right_person;
 mod rules;
 mod storm;
+mod tokens;
 mod trials;

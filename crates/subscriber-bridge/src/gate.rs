@@ -81,14 +81,4 @@ mod tests {
         let now = Instant::now();
         assert!((0..1_000).all(|_| gate.turn(now, Duration::ZERO).is_ok_and(|turn| turn <= now)));
     }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_turn_is_waited_for() {
-        let gate = Gate::new(1);
-        let began = Instant::now();
-        for _ in 0..3 {
-            gate.pass(PATIENCE).await.expect("a turn");
-        }
-        assert_eq!(began.elapsed(), Duration::from_millis(1_900));
-    }
 }

@@ -84,8 +84,9 @@ impl Tokens {
                     .into(),
             ));
         }
-        let named = |claim: &&String| claim.is_empty() || !claim.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_');
-        if let Some(claim) = config.token_user_id_claim.as_ref().filter(named) {
+        let unusable =
+            |claim: &&String| claim.is_empty() || !claim.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_');
+        if let Some(claim) = config.token_user_id_claim.as_ref().filter(unusable) {
             return Err(ConfigError(format!(
                 "subscriber_bridge.token_user_id_claim = {claim:?} must consist of letters and `_`"
             )));
