@@ -58,6 +58,10 @@ pub(crate) const WRITE_ERROR: Disconnect = disconnect(3009, "write error");
 pub(crate) const INSUFFICIENT: Disconnect = disconnect(3010, "insufficient state");
 /// No pong in time.
 pub(crate) const NO_PONG: Disconnect = disconnect(3012, "no pong");
+/// More connections at once than their tokens can be verified in time: the client comes back later.
+pub(crate) const CROWDED: Disconnect = disconnect(3013, "too many requests");
+/// The bridge cannot do at the moment what is asked for: the client comes back later.
+pub(crate) const INTERNAL: Disconnect = disconnect(3004, "internal server error");
 /// The token is not valid.
 pub(crate) const INVALID_TOKEN: Disconnect = disconnect(3500, "invalid token");
 /// The client broke the protocol.

@@ -30,6 +30,8 @@ use crate::session::{Session, Step};
 const JOIN_PATIENCE: Duration = Duration::from_secs(4);
 /// The same while the link to Redis is lost: it may be back in a moment, and is hardly worth more.
 const LOST_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a client waits for its token to be verified; clients give up after 5 s.
+const VERIFY_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a closing connection waits for what is under way and for the client's own close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// Seconds that an expired connection is given to bring a new token.
@@ -140,7 +142,10 @@ impl Connection {
             }
             self.pace().await;
             let was_signed_in = self.session.user().is_some();
-            let step = self.session.command(line.as_bytes(), unix_now());
+            if !was_signed_in {
+                self.shared.gate.pass(VERIFY_PATIENCE).await.map_err(|_| codes::CROWDED)?;
+            }
+            let step = self.step(line).await?;
             self.perform(step).await?;
             if !was_signed_in && self.session.user().is_none() {
                 // After a failed connect the client begins anew; the rest of the message means nothing.
@@ -148,6 +153,19 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// One command. A token may name a key that the bridge has not heard of: it is asked for, and the command done again.
+    async fn step(&mut self, line: &str) -> Result<Step, Disconnect> {
+        let step = self.session.command(line.as_bytes(), unix_now());
+        if !matches!(step, Step::Learn(_)) {
+            return Ok(step);
+        }
+        self.shared.rules.tokens.learn().await.map_err(|_| codes::INTERNAL)?;
+        match self.session.command(line.as_bytes(), unix_now()) {
+            Step::Learn(otherwise) => Ok(*otherwise),
+            step => Ok(step),
+        }
     }
 
     /// Waits when the client has sent more commands than permitted; what it sends after them waits in its socket.
@@ -161,7 +179,7 @@ impl Connection {
 
     async fn perform(&mut self, step: Step) -> Result<(), Disconnect> {
         match step {
-            Step::Nothing => {}
+            Step::Nothing | Step::Learn(_) => {}
             Step::Answered => self.timer = self.after(self.shared.config.ping_seconds),
             Step::Reply(reply) => self.outbox.send(frame::text(&reply)),
             Step::Leave(channel, reply) => {
