@@ -16,6 +16,13 @@ const fn disconnect(code: u16, reason: &'static str) -> Disconnect {
     Disconnect { code, reason }
 }
 
+/// A frame that RFC 6455 forbids.
+pub(crate) const PROTOCOL_ERROR: Disconnect = protocol_error("protocol error");
+/// A frame that RFC 6455 forbids; the reader of frames says which.
+pub(crate) const fn protocol_error(reason: &'static str) -> Disconnect {
+    disconnect(1002, reason)
+}
+
 /// The peer closed, or the transport failed; nothing is sent.
 pub(crate) const CLOSED: Disconnect = disconnect(3000, "connection closed");
 /// The bridge stops.
@@ -42,12 +49,10 @@ pub(crate) const CONNECTION_LIMIT: Disconnect = disconnect(3504, "connection lim
 pub(crate) const CHANNEL_LIMIT: Disconnect = disconnect(3505, "channel limit");
 /// `send` has no receiver here.
 pub(crate) const NOT_AVAILABLE: Disconnect = disconnect(3508, "not available");
-/// A frame that RFC 6455 forbids.
-pub(crate) const PROTOCOL_ERROR: Disconnect = disconnect(1002, "protocol error");
 /// A binary message on a JSON connection.
 pub(crate) const UNSUPPORTED: Disconnect = disconnect(1003, "this connection speaks JSON in text messages");
-/// A text message that is not UTF-8.
-pub(crate) const NOT_UTF8: Disconnect = disconnect(1007, "a text message is not UTF-8");
+/// A text message that is not UTF-8, or a reason for closing.
+pub(crate) const NOT_UTF8: Disconnect = disconnect(1007, "a text is not UTF-8");
 /// A message over the limit.
 pub(crate) const TOO_BIG: Disconnect = disconnect(1009, "a message is over the size limit");
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use fanout_core::Channel;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -26,7 +27,7 @@ const KEPT: usize = 16;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Outbox {
+pub struct Outbox {
     stream: TcpStream,
     queue: Mutex<Queue>,
     /// Wakes the connection's task: something waits, or the outbox was closed.
@@ -52,7 +53,7 @@ struct Queue {
 
 /// Why an outbox gives the word back to its connection.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub enum Turn {
     /// It was closed.
     Closed(Disconnect),
     /// Continuity of these channels is lost, and the client has not been told yet.
@@ -88,17 +89,19 @@ impl Waiting {
 }
 
 impl Outbox {
-    pub(crate) fn new(stream: TcpStream, live: usize, history: usize) -> Self {
+    /// An outbox that writes to `stream`; of live frames and of histories, so many bytes may wait.
+    #[must_use]
+    pub fn new(stream: TcpStream, live: usize, history: usize) -> Self {
         Self { stream, queue: Mutex::default(), changed: Notify::new(), limits: [live, history] }
     }
 
     /// The socket, for reading.
-    pub(crate) fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &TcpStream {
         &self.stream
     }
 
     /// Sends a frame.
-    pub(crate) fn send(&self, frame: Bytes) {
+    pub fn send(&self, frame: Bytes) {
         self.enqueue(&mut self.queue(), Waiting { frame, kind: Kind::Live, conflation: None, _room: None });
     }
 
@@ -131,12 +134,17 @@ impl Outbox {
     }
 
     /// Ends the connection: a close frame follows what waits, or for a slow client replaces it. The first reason counts.
-    pub(crate) fn close(&self, disconnect: Disconnect) {
-        self.close_locked(&mut self.queue(), disconnect);
+    pub fn close(&self, disconnect: Disconnect) {
+        self.close_locked(&mut self.queue(), disconnect, last_frame(disconnect));
+    }
+
+    /// Ends the connection because the client has closed it: the echo of its close frame follows what waits.
+    pub fn echo_close(&self, code: Option<u16>) {
+        self.close_locked(&mut self.queue(), CLOSED, Some(frame::close_echo(code)));
     }
 
     /// Why the connection ends, once it does.
-    pub(crate) fn closed(&self) -> Option<Disconnect> {
+    pub fn closed(&self) -> Option<Disconnect> {
         self.queue().closed
     }
 
@@ -157,21 +165,22 @@ impl Outbox {
                     queue.begun = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return self.close_locked(queue, WRITE_ERROR),
+                Err(_) => return self.close_locked(queue, WRITE_ERROR, None),
             }
         } else if let Some(key) = &waiting.conflation {
             queue.remove_conflated(key);
         }
         let kind = waiting.kind as usize;
         if queue.costs[kind] + waiting.cost() > self.limits[kind] {
-            return self.close_locked(queue, SLOW);
+            return self.close_locked(queue, SLOW, last_frame(SLOW));
         }
         queue.costs[kind] += waiting.cost();
         queue.frames.push_back(waiting);
         self.changed.notify_one();
     }
 
-    fn close_locked(&self, queue: &mut Queue, disconnect: Disconnect) {
+    /// `last` is the close frame; without one nothing more is written at all.
+    fn close_locked(&self, queue: &mut Queue, disconnect: Disconnect, last: Option<Bytes>) {
         if queue.closed.is_some() {
             return;
         }
@@ -179,11 +188,9 @@ impl Outbox {
         if disconnect == SLOW {
             queue.frames.truncate(usize::from(queue.begun));
         }
-        if disconnect == WRITE_ERROR || disconnect == CLOSED {
-            queue.frames.clear();
-        } else {
-            let frame = frame::close(disconnect);
-            queue.frames.push_back(Waiting { frame, kind: Kind::Live, conflation: None, _room: None });
+        match last {
+            None => queue.frames.clear(),
+            Some(frame) => queue.frames.push_back(Waiting { frame, kind: Kind::Live, conflation: None, _room: None }),
         }
         queue.costs = [Kind::Live, Kind::History]
             .map(|kind| queue.frames.iter().filter(|waiting| waiting.kind == kind).map(Waiting::cost).sum());
@@ -191,7 +198,7 @@ impl Outbox {
     }
 
     /// Writes what waits, and goes on whenever something waits again, until the connection has to do something. Cancel-safe.
-    pub(crate) async fn drive(&self) -> Turn {
+    pub async fn drive(&self) -> Turn {
         loop {
             {
                 let mut queue = self.queue();
@@ -211,11 +218,17 @@ impl Outbox {
     }
 
     /// Writes the rest of a closed outbox, at most for `patience`.
-    pub(crate) async fn finish(&self, patience: Duration) {
+    pub async fn finish(&self, patience: Duration) {
         let rest =
             async { while !self.is_empty() && self.stream.writable().await.is_ok() && self.write_waiting().is_ok() {} };
         // A peer that does not read forfeits the close frame.
         let _ = tokio::time::timeout(patience, rest).await;
+    }
+
+    /// Tells the peer that nothing follows; what it still sends can be read.
+    pub(crate) fn hang_up(&self) {
+        // A socket that is gone has no end to tell.
+        let _ = SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write);
     }
 
     fn is_empty(&self) -> bool {
@@ -236,6 +249,11 @@ impl Outbox {
             Err(error) => Err(error),
         }
     }
+}
+
+/// With what the peer is told of an ending, if it still listens.
+fn last_frame(disconnect: Disconnect) -> Option<Bytes> {
+    (disconnect != WRITE_ERROR && disconnect != CLOSED).then(|| frame::close(disconnect))
 }
 
 impl Queue {
