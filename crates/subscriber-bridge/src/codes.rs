@@ -16,8 +16,6 @@ const fn disconnect(code: u16, reason: &'static str) -> Disconnect {
     Disconnect { code, reason }
 }
 
-/// A frame that RFC 6455 forbids.
-pub(crate) const PROTOCOL_ERROR: Disconnect = protocol_error("protocol error");
 /// A frame that RFC 6455 forbids; the reader of frames says which.
 pub(crate) const fn protocol_error(reason: &'static str) -> Disconnect {
     disconnect(1002, reason)

@@ -136,7 +136,7 @@ impl Visit {
         shutdown.spawn(async move {
             shared.metrics.connections.inc();
             let metrics = shared.metrics.clone();
-            Connection::new(shared, id, outbox, early).await.run(ending).await;
+            Connection::new(shared, id, outbox, early).run(ending).await;
             metrics.connections.dec();
             drop(guest);
         });
