@@ -220,7 +220,8 @@ async fn while_the_issuer_is_away_clients_are_asked_to_come_back() -> Result<()>
 
 #[tokio::test]
 async fn clients_beyond_what_can_be_verified_in_time_are_asked_to_come_back() -> Result<()> {
-    let bridge = bridge("max_verifications_per_second = 1").await?;
+    let public = key_file("rsa.pub.pem");
+    let bridge = bridge(&format!("max_verifications_per_second = 1\ntoken_public_key_file = {public:?}")).await?;
     let token = token::token(SECRET, "42");
     let refusals = join_all((0..20).map(|_| refusal(&bridge, &token))).await;
     let signed_in = refusals.iter().filter(|code| **code == 0).count();

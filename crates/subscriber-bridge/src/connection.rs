@@ -142,7 +142,7 @@ impl Connection {
             }
             self.pace().await;
             let was_signed_in = self.session.user().is_some();
-            if !was_signed_in {
+            if !was_signed_in && self.shared.rules.tokens.are_costly() {
                 self.shared.gate.pass(VERIFY_PATIENCE).await.map_err(|_| codes::CROWDED)?;
             }
             let step = self.step(line).await?;

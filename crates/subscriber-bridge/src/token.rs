@@ -140,6 +140,11 @@ impl Tokens {
         signed.map(|signed| signed.claims).ok_or(TokenError::Invalid)
     }
 
+    /// Whether many connection tokens at once are worth spreading over time, as those with signatures are.
+    pub fn are_costly(&self) -> bool {
+        self.connections.keys().are_costly()
+    }
+
     /// Fetches the key sets again, at most one fetch of each in two seconds however many ask; whoever asks waits for one that
     /// began after.
     ///
