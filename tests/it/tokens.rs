@@ -127,7 +127,7 @@ impl Issuer {
     async fn start(self) -> Result<(SocketAddr, AbortOnDropHandle<()>)> {
         let fetched = async |State(issuer): State<Self>| {
             issuer.fetches.fetch_add(1, Ordering::Relaxed);
-            let set = issuer.set.lock().unwrap().clone();
+            let set = issuer.set.lock().expect("not poisoned").clone();
             Json(set)
         };
         let router = Router::new().route("/keys", routing::get(fetched)).with_state(self);
