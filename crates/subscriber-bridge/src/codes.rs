@@ -44,6 +44,11 @@ pub(crate) const NOT_CONTINUED: Ending = Ending { code: 2500, reason: "insuffici
 /// The subscription token expired and was not refreshed.
 pub(crate) const SUBSCRIPTION_EXPIRED: Ending = Ending { code: 2501, reason: "subscription expired" };
 
+/// A frame that RFC 6455 forbids; the reader of frames says which.
+pub(crate) const fn protocol_error(reason: &'static str) -> Disconnect {
+    disconnect(1002, reason)
+}
+
 /// The peer closed, or the transport failed; nothing is sent.
 pub(crate) const CLOSED: Disconnect = disconnect(3000, "connection closed");
 /// The bridge stops.
@@ -58,6 +63,10 @@ pub(crate) const WRITE_ERROR: Disconnect = disconnect(3009, "write error");
 pub(crate) const INSUFFICIENT: Disconnect = disconnect(3010, "insufficient state");
 /// No pong in time.
 pub(crate) const NO_PONG: Disconnect = disconnect(3012, "no pong");
+/// More connections at once than their tokens can be verified in time: the client comes back later.
+pub(crate) const CROWDED: Disconnect = disconnect(3013, "too many requests");
+/// The bridge cannot do at the moment what is asked for: the client comes back later.
+pub(crate) const INTERNAL: Disconnect = disconnect(3004, "internal server error");
 /// The token is not valid.
 pub(crate) const INVALID_TOKEN: Disconnect = disconnect(3500, "invalid token");
 /// The client broke the protocol.
@@ -80,12 +89,10 @@ pub(crate) const INTERNAL_ERROR: Disconnect = disconnect(3004, "internal server 
 pub(crate) const TOO_MANY: Disconnect = disconnect(3013, "too many requests");
 /// `send` has no receiver here.
 pub(crate) const NOT_AVAILABLE: Disconnect = disconnect(3508, "not available");
-/// A frame that RFC 6455 forbids.
-pub(crate) const PROTOCOL_ERROR: Disconnect = disconnect(1002, "protocol error");
 /// A binary message on a JSON connection.
 pub(crate) const UNSUPPORTED: Disconnect = disconnect(1003, "text messages carry JSON, binary ones protobuf: this is the other");
-/// A text message that is not UTF-8.
-pub(crate) const NOT_UTF8: Disconnect = disconnect(1007, "a text message is not UTF-8");
+/// A text message that is not UTF-8, or a reason for closing.
+pub(crate) const NOT_UTF8: Disconnect = disconnect(1007, "a text is not UTF-8");
 /// A message over the limit.
 pub(crate) const TOO_BIG: Disconnect = disconnect(1009, "a message is over the size limit");
 

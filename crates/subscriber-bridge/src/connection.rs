@@ -1,25 +1,19 @@
 //! The life of one WebSocket connection: read commands, keep the outbox moving, ping, and leave nothing behind.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use fanout_core::{Channel, Shutdown, UserId};
-use futures::StreamExt;
 use futures::future::join_all;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Error;
-use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 
 use crate::Shared;
 use crate::admission::Guest;
 use crate::codes::{self, Disconnect};
-use crate::frame;
+use crate::frame::{self, Received};
 use crate::hub::ConnectionId;
+use crate::incoming::Incoming;
 use crate::join::Join;
 use crate::outbox::{Outbox, Turn};
 use crate::recovery;
@@ -34,8 +28,6 @@ const LOST_PATIENCE: Duration = Duration::from_secs(1);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// Seconds that an expired connection is given to bring a new token.
 const EXPIRED_GRACE: u64 = 25;
-/// Bytes that a connection reads at once, allocated per connection.
-const READ_BUFFER: usize = 4 * 1024;
 
 /// A connection and what it needs.
 pub(crate) struct Connection {
@@ -43,7 +35,7 @@ pub(crate) struct Connection {
     id: ConnectionId,
     session: Session,
     outbox: Arc<Outbox>,
-    socket: WebSocketStream<Half>,
+    incoming: Incoming,
     /// When the next ping goes out, or the pong to the last one is due, or the first command.
     timer: Instant,
     /// Up to when its commands have used their time; a second in advance is granted.
@@ -57,18 +49,12 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// A connection whose handshake is done; `early` was read behind it.
-    pub(crate) async fn new(shared: Arc<Shared>, id: ConnectionId, outbox: Outbox, early: Bytes) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, id: ConnectionId, outbox: Outbox, early: Bytes) -> Self {
         let outbox = Arc::new(outbox);
-        let limit = shared.config.max_message_bytes;
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .max_message_size(Some(limit))
-            .max_frame_size(Some(limit));
-        let half = Half(Arc::clone(&outbox));
-        let socket = WebSocketStream::from_partially_read(half, early.to_vec(), Role::Server, Some(config)).await;
+        let incoming = Incoming::new(Arc::clone(&outbox), early.into(), shared.config.max_message_bytes);
         let session = Session::new(Arc::clone(&shared.rules), uuid::Uuid::new_v4().to_string());
         let (paced, timer) = (Instant::now(), Instant::now() + shared.config.patience());
-        Self { shared, id, session, outbox, socket, timer, paced, lost: Vec::new(), tell_at: None, guest: None }
+        Self { shared, id, session, outbox, incoming, timer, paced, lost: Vec::new(), tell_at: None, guest: None }
     }
 
     /// Lives until either side ends it.
@@ -85,10 +71,8 @@ impl Connection {
             "connection ended"
         );
         self.outbox.close(disconnect);
-        if disconnect != codes::CLOSED && disconnect != codes::WRITE_ERROR {
-            self.outbox.finish(CLOSE_PATIENCE).await;
-            self.await_close().await;
-        }
+        self.outbox.finish(CLOSE_PATIENCE).await;
+        self.incoming.finish(CLOSE_PATIENCE).await;
     }
 
     /// Branches by priority: the ending, the outbox (a closed one ends the connection), what is to be told, the timer, the
@@ -109,8 +93,8 @@ impl Connection {
                         return disconnect;
                     }
                 }
-                message = self.socket.next() => {
-                    if let Err(disconnect) = self.hear(message).await {
+                received = self.incoming.next() => {
+                    if let Err(disconnect) = self.hear(received).await {
                         return disconnect;
                     }
                 }
@@ -118,20 +102,22 @@ impl Connection {
         }
     }
 
-    async fn hear(&mut self, message: Option<Result<Message, Error>>) -> Result<(), Disconnect> {
-        match message {
-            Some(Ok(Message::Text(text))) => self.commands(text.as_str()).await,
-            Some(Ok(Message::Binary(_))) => Err(codes::UNSUPPORTED),
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(()),
-            Some(Err(error)) => Err(wire_error(&error)),
-            Some(Ok(Message::Close(_))) | None => Err(codes::CLOSED),
+    async fn hear(&mut self, received: Result<Option<Received>, Disconnect>) -> Result<(), Disconnect> {
+        match received? {
+            Some(Received::Text(text)) => self.commands(&text).await,
+            Some(Received::Binary(_)) => Err(codes::UNSUPPORTED),
+            Some(Received::Ping(_) | Received::Pong(_)) => {
+                self.pace().await;
+                Ok(())
+            }
+            Some(Received::Close(_)) | None => Err(codes::CLOSED),
         }
     }
 
     /// The commands of one message, each dispatched before the next: a client sends connect and subscribe in one.
-    async fn commands(&mut self, text: &str) -> Result<(), Disconnect> {
-        let text = text.strip_suffix('\n').unwrap_or(text);
-        for line in text.split('\n') {
+    async fn commands(&mut self, text: &[u8]) -> Result<(), Disconnect> {
+        let text = text.strip_suffix(b"\n").unwrap_or(text);
+        for line in text.split(|byte| *byte == b'\n') {
             for channel in self.outbox.take_ended() {
                 self.session.ended(&channel);
             }
@@ -140,7 +126,7 @@ impl Connection {
             }
             self.pace().await;
             let was_signed_in = self.session.user().is_some();
-            let step = self.session.command(line.as_bytes(), unix_now());
+            let step = self.session.command(line, unix_now());
             self.perform(step).await?;
             if !was_signed_in && self.session.user().is_none() {
                 // After a failed connect the client begins anew; the rest of the message means nothing.
@@ -253,62 +239,8 @@ impl Connection {
     fn after(&self, seconds: u32) -> Instant {
         Instant::now() + Duration::from_secs(seconds.into())
     }
-
-    /// After our close frame: read on until the client has closed too, so that it sees the code and not a reset.
-    async fn await_close(&mut self) {
-        let drain = async { while let Some(Ok(_)) = self.socket.next().await {} };
-        let _ = timeout(CLOSE_PATIENCE, drain).await;
-    }
-}
-
-fn wire_error(error: &Error) -> Disconnect {
-    match error {
-        Error::Capacity(_) => codes::TOO_BIG,
-        Error::Utf8(_) => codes::NOT_UTF8,
-        Error::Protocol(tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)
-        | Error::ConnectionClosed
-        | Error::AlreadyClosed
-        | Error::Io(_) => codes::CLOSED,
-        _ => codes::PROTOCOL_ERROR,
-    }
 }
 
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// The socket as the frame reader sees it: it reads from the stream, and what it writes by itself (pongs, the echo of a
-/// close) goes through the outbox like everything else, so that frames are never torn.
-pub(crate) struct Half(Arc<Outbox>);
-
-impl AsyncRead for Half {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        let stream = self.0.stream();
-        loop {
-            ready!(stream.poll_read_ready(cx))?;
-            match stream.try_read(buf.initialize_unfilled()) {
-                Ok(read) => {
-                    buf.advance(read);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-    }
-}
-
-impl AsyncWrite for Half {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        self.0.send(Bytes::copy_from_slice(bytes));
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
 }

@@ -6,7 +6,7 @@ use crate::codes::Disconnect;
 
 /// Done by the connection's own task, in the order in which it was asked.
 #[derive(Debug)]
-pub(crate) enum Order {
+pub enum Order {
     /// Commands that the client sent by another way than the connection itself.
     Commands(Bytes),
     /// Close.

@@ -10,7 +10,7 @@ use fanout_core::Shutdown;
 use fanout_core::http::{self, Partings};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -18,17 +18,15 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::connection::Connection;
+use crate::handshake::{self, Answer, Refusal};
 use crate::hub::ConnectionId;
 use crate::outbox::Outbox;
 use crate::{Shared, admission};
 
 /// Where bidirectional WebSockets begin.
 const WEBSOCKET: &str = "/connection/websocket";
-
-type Answer = Response<Full<Bytes>>;
 
 /// Accepts connections on `listener` until the ending is asked for.
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, shutdown: Shutdown) {
@@ -52,7 +50,6 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, shutdown: 
     }
 }
 
-type Refusal = (StatusCode, &'static str);
 type Seat = OwnedSemaphorePermit;
 type Address = admission::Guest<IpAddr>;
 
@@ -139,7 +136,7 @@ impl Visit {
         shutdown.spawn(async move {
             shared.metrics.connections.inc();
             let metrics = shared.metrics.clone();
-            Connection::new(shared, id, outbox, early).await.run(ending).await;
+            Connection::new(shared, id, outbox, early).run(ending).await;
             metrics.connections.dec();
             drop(guest);
         });
@@ -155,37 +152,23 @@ struct Progress {
 
 fn answer(request: &Request<Incoming>, shared: &Shared, guest: &Guest) -> Answer {
     match (request.uri().path(), request.method()) {
-        (WEBSOCKET, &Method::GET) => match upgrade(request.headers(), shared, guest) {
-            Ok(answer) => answer,
-            Err((status, text)) => {
-                shared.metrics.refused.count(text);
-                plain(status, format!("{text}\n"))
-            }
-        },
-        (WEBSOCKET, _) => plain(StatusCode::METHOD_NOT_ALLOWED, "a WebSocket begins with GET\n".into()),
+        (WEBSOCKET, _) => upgrade(request, shared, guest).unwrap_or_else(|refusal| {
+            shared.metrics.refused.count(refusal.1);
+            handshake::refuse(refusal)
+        }),
         ("/health", &Method::GET) => plain(StatusCode::OK, "{}".into()),
         _ => plain(StatusCode::NOT_FOUND, format!("nothing here; WebSockets connect to {WEBSOCKET}\n")),
     }
 }
 
-fn upgrade(headers: &HeaderMap, shared: &Shared, guest: &Guest) -> Result<Answer, Refusal> {
-    let is = |name, value: &str| {
-        let words = headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
-        words.map(str::trim).any(|word| word.eq_ignore_ascii_case(value))
-    };
-    if !is(header::UPGRADE, "websocket") || !is(header::CONNECTION, "upgrade") {
-        return Err((StatusCode::UPGRADE_REQUIRED, "this address speaks WebSocket only"));
-    }
-    if !is(header::SEC_WEBSOCKET_VERSION, "13") {
-        return Err((StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13"));
-    }
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24);
-    let key = key.ok_or((StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing or not 24 characters"))?;
+fn upgrade(request: &Request<Incoming>, shared: &Shared, guest: &Guest) -> Result<Answer, Refusal> {
+    let mut answer = handshake::accept(request)?;
+    let headers = request.headers();
     if !origin_allowed(headers.get(header::ORIGIN), &shared.config.allowed_origins) {
         return Err((StatusCode::FORBIDDEN, "this page's origin is not in subscriber_bridge.allowed_origins"));
     }
     let offered = headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL);
-    let json = is(header::SEC_WEBSOCKET_PROTOCOL, "centrifuge-json");
+    let json = handshake::has(headers, &header::SEC_WEBSOCKET_PROTOCOL, "centrifuge-json");
     if offered && !json {
         return Err((StatusCode::BAD_REQUEST, "of the offered subprotocols none is centrifuge-json"));
     }
@@ -194,16 +177,9 @@ fn upgrade(headers: &HeaderMap, shared: &Shared, guest: &Guest) -> Result<Answer
         let client = admission::forwarded(headers, &shared.config.trusted_proxies).unwrap_or(guest.peer);
         *address = Some(enter(shared, client)?);
     }
-    let mut answer = Response::new(Full::default());
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = answer.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
-        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    }
     if json {
-        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("centrifuge-json"));
+        let json = HeaderValue::from_static("centrifuge-json");
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, json);
     }
     Ok(answer)
 }
