@@ -5,18 +5,28 @@ use bytes::Bytes;
 use crate::codes::Disconnect;
 
 const TEXT: u8 = 0x81;
+const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
+/// Longest reason in a close frame, beside its code.
+const MAX_REASON_BYTES: usize = 123;
+/// What RFC 6455 calls an unexpected condition, for codes that a close frame cannot carry.
+const INTERNAL_ERROR: u16 = 1011;
 
 /// A text frame, ready to be shared by every socket that is to carry it.
 pub(crate) fn text(payload: &[u8]) -> Bytes {
     encode(TEXT, payload)
 }
 
-/// A close frame with code and reason.
-pub(crate) fn close(disconnect: Disconnect) -> Bytes {
-    let mut payload = disconnect.code.to_be_bytes().to_vec();
-    payload.extend_from_slice(disconnect.reason.as_bytes());
-    encode(CLOSE, &payload)
+/// A binary frame.
+pub(crate) fn binary(payload: &[u8]) -> Bytes {
+    encode(BINARY, payload)
+}
+
+/// A close frame with code and reason. The whole of it is at most 125 bytes (RFC 6455 §5.5).
+pub(crate) fn close(disconnect: &Disconnect) -> Bytes {
+    let reason = &disconnect.reason[..disconnect.reason.floor_char_boundary(MAX_REASON_BYTES)];
+    let code = u16::try_from(disconnect.code).unwrap_or(INTERNAL_ERROR);
+    encode(CLOSE, &[&code.to_be_bytes(), reason.as_bytes()].concat())
 }
 
 fn encode(first: u8, payload: &[u8]) -> Bytes {

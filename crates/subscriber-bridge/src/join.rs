@@ -4,7 +4,8 @@ use bytes::Bytes;
 use fanout_core::Channel;
 use fanout_core::envelope::Position;
 
-use crate::protocol::{SubscribeResult, recovered};
+use crate::protocol::message::SubscribeResult;
+use crate::protocol::recovered;
 
 /// Channels on their way to be subscribed.
 #[derive(Debug)]
@@ -65,5 +66,6 @@ pub(crate) fn subscribed(recovery: Option<&Recovery>, standing: Option<&Standing
         recovered: since.is_some(),
         publications: publications.unwrap_or_default(),
         was_recovering,
+        ..SubscribeResult::default()
     }
 }
