@@ -13,11 +13,10 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
 use fanout_core::telemetry::{ByReason, Seconds};
-use fanout_core::{Publisher, Shutdown, begins_object, http};
+use fanout_core::{Publisher, begins_object};
 use prometheus_client::registry::Registry;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
-use tokio::net::TcpListener;
 
 use crate::PublisherConfig;
 use crate::api::{self, Answer, ApiError, Command, Reply};
@@ -27,7 +26,7 @@ use crate::api::{self, Answer, ApiError, Command, Reply};
 pub(crate) struct Metrics {
     calls: ByReason,
     seconds: Seconds,
-    refused: ByReason,
+    pub(crate) refused: ByReason,
 }
 
 impl Metrics {
@@ -55,19 +54,17 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// Serves the API on `listener` until the ending is asked for; calls under way are then answered by tasks of
-    /// `shutdown`.
-    pub(crate) async fn serve(self, listener: TcpListener, limits: http::Limits, shutdown: Shutdown) {
-        let (refused, max_body_bytes) = (self.metrics.refused.clone(), self.config.max_body_bytes);
+    /// The API, for whichever listener serves it.
+    pub(crate) fn routes(self) -> Router {
+        let max_body_bytes = self.config.max_body_bytes;
         let api = Arc::new(self);
-        let routes = Router::new()
+        Router::new()
             .route("/api/publish", post(publish))
             .route("/api/broadcast", post(broadcast))
             .route("/api/batch", post(batch))
             .layer(DefaultBodyLimit::max(max_body_bytes))
             .layer(middleware::from_fn_with_state(Arc::clone(&api), guard))
-            .with_state(api);
-        http::serve(listener, routes, limits, refused, shutdown).await;
+            .with_state(api)
     }
 }
 
@@ -130,8 +127,7 @@ fn parse<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, 
 
 /// Lets calls with the key through, and times them.
 async fn guard(State(api): State<Arc<Api>>, request: HttpRequest, next: Next) -> Response {
-    let key = api.key.expose_secret().as_bytes();
-    if !presented(request.headers(), request.uri()).any(|presented| same(presented.as_bytes(), key)) {
+    if !has_key(request.headers(), request.uri(), &api.key) {
         api.metrics.calls.count("unauthorized");
         return StatusCode::UNAUTHORIZED.into_response();
     }
@@ -158,7 +154,12 @@ fn announced(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// The places in which clients of this API send their key.
+/// Whether a request presents `key`, in any of the places in which clients of the API send it.
+pub fn has_key(headers: &HeaderMap, uri: &Uri, key: &SecretString) -> bool {
+    let key = key.expose_secret().as_bytes();
+    presented(headers, uri).any(|presented| same(presented.as_bytes(), key))
+}
+
 fn presented<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> impl Iterator<Item = &'a str> {
     let own = headers.get("x-api-key").and_then(|value| value.to_str().ok());
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());

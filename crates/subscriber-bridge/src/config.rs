@@ -44,8 +44,9 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BridgeConfig {
-    /// Where browsers connect.
-    pub listen: SocketAddr,
+    /// Where browsers connect: an address, or a list of them.
+    #[serde(deserialize_with = "addresses")]
+    pub listen: Vec<SocketAddr>,
     /// Where operators look: `/livez`, `/readyz`, `/metrics`. Keep it away from browsers.
     pub admin_listen: SocketAddr,
     /// The secret with which the application's backend signs connection tokens (HS256), at least 32 bytes.
@@ -100,7 +101,7 @@ pub struct BridgeConfig {
 impl Default for BridgeConfig {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8000))],
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 9100)),
             token_secret: None,
             token_secret_file: None,
@@ -139,6 +140,9 @@ impl BridgeConfig {
                 self.pong_timeout_seconds, self.ping_seconds
             ));
         }
+        if self.listen.is_empty() {
+            return Err("subscriber_bridge.listen = []: nobody could connect, name at least one address".into());
+        }
         if self.max_commands_per_second == 0 {
             return Err("subscriber_bridge.max_commands_per_second = 0 would let nobody in: at least 1".into());
         }
@@ -158,6 +162,20 @@ impl BridgeConfig {
     pub(crate) fn patience(&self) -> Duration {
         Duration::from_secs(self.stale_seconds.into()).mul_f64(1.0 + 0.5 * fastrand::f64())
     }
+}
+
+/// One address may stand without a list around it.
+fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected an address like \"127.0.0.1:8000\", or a list of them")]
+    enum Listen {
+        One(SocketAddr),
+        Several(Vec<SocketAddr>),
+    }
+    Ok(match Listen::deserialize(deserializer)? {
+        Listen::One(address) => vec![address],
+        Listen::Several(addresses) => addresses,
+    })
 }
 
 /// An address alone is a network of one.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fanout_core::Shutdown;
 use fanout_core::http::{self, Partings};
+use futures::future::join_all;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
@@ -30,23 +31,34 @@ const WEBSOCKET: &str = "/connection/websocket";
 
 type Answer = Response<Full<Bytes>>;
 
-/// Accepts connections on `listener` until the ending is asked for.
-pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, shutdown: Shutdown) {
+/// Accepts connections on all `listeners` until the ending is asked for.
+pub(crate) async fn serve(listeners: Vec<TcpListener>, shared: Arc<Shared>, shutdown: Shutdown) {
     let ids = AtomicU64::new(1);
     let seats = Arc::new(Semaphore::new(shared.config.max_connections.min(Semaphore::MAX_PERMITS)));
     let partings = Partings::default();
-    while let Some((stream, peer)) = http::accept(&listener, &shared.metrics.refused, &shutdown).await {
-        match admit(&shared, &seats, peer.ip()) {
+    join_all(listeners.iter().map(|listener| listen(listener, &ids, &seats, &partings, &shared, &shutdown))).await;
+}
+
+async fn listen(
+    listener: &TcpListener,
+    ids: &AtomicU64,
+    seats: &Arc<Semaphore>,
+    partings: &Partings,
+    shared: &Arc<Shared>,
+    shutdown: &Shutdown,
+) {
+    while let Some((stream, peer)) = http::accept(listener, &shared.metrics.refused, shutdown).await {
+        match admit(shared, seats, peer.ip()) {
             Ok((seat, address)) => {
                 let id = ConnectionId(ids.fetch_add(1, Ordering::Relaxed));
                 let guest = Guest { peer: peer.ip(), _seat: seat, address: Mutex::new(address) };
                 let visit =
-                    Visit { id, guest: Arc::new(guest), shared: Arc::clone(&shared), shutdown: shutdown.clone() };
+                    Visit { id, guest: Arc::new(guest), shared: Arc::clone(shared), shutdown: shutdown.clone() };
                 shutdown.spawn(visit.run(stream));
             }
             Err((status, reason)) => {
                 shared.metrics.refused.count(reason);
-                partings.part(stream, status, format!("{reason}\n"), &shutdown);
+                partings.part(stream, status, format!("{reason}\n"), shutdown);
             }
         }
     }
