@@ -14,6 +14,10 @@ demo *ARGS: build
 watch USER="42": build
     cargo run --quiet --bin demo -- watch --user "$1"
 
+# griot on port 8000 for anybody on this machine, with a private Redis, for test suites of client libraries.
+anonymous *ARGS: build
+    cargo run --quiet --bin anonymous -- "$@"
+
 # Faults at random for so many minutes, with official clients and an oracle; `--seed N` repeats, `--plant stale` plants one.
 soak MINUTES="30" *ARGS: build official-clients
     cargo run --quiet --bin soak -- "$@"
