@@ -41,19 +41,19 @@ export function client(way, door, options = {}) {
   const Socket = class extends WebSocket {
     constructor(address, protocols) {
       super(at(address).replace("http", "ws"), protocols);
-      door.socket = this;
+      door.cut = () => this.terminate();
     }
   };
   const Source = class extends EventSource {
     constructor(address, options) {
-      super(at(address), options);
+      super(at(address), { ...options, fetch: (address, options) => fetch(address, passing(door, at(address), options)) });
     }
   };
   const scheme = way.transport === "websocket" ? "ws" : "http";
   const client = new way.client([{ transport: way.transport, endpoint: `${scheme}://door/connection/${way.transport}` }], {
     websocket: Socket,
     eventsource: Source,
-    fetch: (address, options) => fetch(at(address), options),
+    fetch: (address, options) => fetch(at(address), passing(door, at(address), options)),
     readableStream: ReadableStream,
     emulationEndpoint: "http://door/emulation",
     minReconnectDelay: 20,
@@ -63,6 +63,17 @@ export function client(way, door, options = {}) {
   });
   opened.add(client);
   return client;
+}
+
+/** Options of a request: a stream's is broken by `door.cut()` as a network would, commands are counted. */
+function passing(door, address, options) {
+  if (address.endsWith("/emulation")) {
+    door.commands = (door.commands ?? 0) + 1;
+    return options;
+  }
+  const cut = new AbortController();
+  door.cut = () => cut.abort();
+  return { ...options, signal: AbortSignal.any([cut.signal, options.signal].filter(Boolean)) };
 }
 
 /** Ends every client of the file's tests. */
