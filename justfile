@@ -94,3 +94,8 @@ node: build official-clients
 [private]
 official-clients:
     @test tests/node/node_modules/.package-lock.json -nt tests/node/package-lock.json || npm --prefix tests/node ci --no-audit --no-fund
+
+# The official Python client and pycent, against bridges and a publisher.
+python: build
+    @test target/python/.requirements -nt tests/python/requirements.txt || (python3 -m venv target/python && target/python/bin/pip install --quiet --requirement tests/python/requirements.txt && touch target/python/.requirements)
+    cd tests/python && ../../target/python/bin/python -m unittest --verbose
