@@ -244,9 +244,9 @@ class Scenarios:
         site.publish(channel, 1)
         await subscription.heard.until("publication")
         before = len(subscription.heard.events)
-        site.kill(0)
+        await asyncio.to_thread(site.kill, 0)
         site.publish(channel, 2)
-        site.again(0)
+        await asyncio.to_thread(site.again, 0)
         self.assertTrue((await subscription.heard.until("subscribed", since=before)).recovered)
         site.publish(channel, 3)
         await subscription.heard.until("publication", lambda told: self.decode(told.pub.data) == 3)
@@ -295,9 +295,9 @@ class Scenarios:
     async def test_shutdown_brings_it_back(self):
         client = await self.connected(self.slug, bridge=1)
         before = len(client.heard.events)
-        site.end(1)
+        await asyncio.to_thread(site.end, 1)
         self.assertEqual((await client.heard.until("connecting", since=before)).code, 3001)
-        site.again(1)
+        await asyncio.to_thread(site.again, 1)
         await client.heard.until("connected", since=before)
 
     async def until(self, holds):
