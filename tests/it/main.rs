@@ -25,4 +25,5 @@ mod replay;
 mod right_person;
 mod rules;
 mod storm;
+mod tokens;
 mod trials;

@@ -42,6 +42,11 @@ impl Data {
         Self(json)
     }
 
+    /// The JSON text, shared.
+    pub fn bytes(&self) -> Bytes {
+        self.0.clone()
+    }
+
     /// The JSON text.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

@@ -32,4 +32,4 @@ pub use process::{ready, run};
 pub use publisher::{Publication, PublishError, Publisher, Receipt};
 pub use redis::{DeploymentError, Redis, RedisConfig, RedisError};
 pub use shutdown::Shutdown;
-pub use topic::{Personal, Topic, Topics};
+pub use topic::{Personal, Topic, Topics, Who};

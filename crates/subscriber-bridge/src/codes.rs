@@ -44,6 +44,11 @@ pub(crate) const NOT_CONTINUED: Ending = Ending { code: 2500, reason: "insuffici
 /// The subscription token expired and was not refreshed.
 pub(crate) const SUBSCRIPTION_EXPIRED: Ending = Ending { code: 2501, reason: "subscription expired" };
 
+/// A frame that RFC 6455 forbids; the reader of frames says which.
+pub(crate) const fn protocol_error(reason: &'static str) -> Disconnect {
+    disconnect(1002, reason)
+}
+
 /// The peer closed, or the transport failed; nothing is sent.
 pub(crate) const CLOSED: Disconnect = disconnect(3000, "connection closed");
 /// The bridge stops.
@@ -58,6 +63,8 @@ pub(crate) const WRITE_ERROR: Disconnect = disconnect(3009, "write error");
 pub(crate) const INSUFFICIENT: Disconnect = disconnect(3010, "insufficient state");
 /// No pong in time.
 pub(crate) const NO_PONG: Disconnect = disconnect(3012, "no pong");
+/// More connections at once than their tokens can be verified in time: the client comes back later.
+pub(crate) const CROWDED: Disconnect = disconnect(3013, "too many requests");
 /// The token is not valid.
 pub(crate) const INVALID_TOKEN: Disconnect = disconnect(3500, "invalid token");
 /// The client broke the protocol.
@@ -70,22 +77,16 @@ pub(crate) const CONNECTION_LIMIT: Disconnect = disconnect(3504, "connection lim
 pub(crate) const CHANNEL_LIMIT: Disconnect = disconnect(3505, "channel limit");
 /// The user may not connect.
 pub(crate) const DENIED: Disconnect = disconnect(3507, "permission denied");
-/// The API asked for it.
-pub(crate) const FORCED: Disconnect = disconnect(3503, "force disconnect");
 /// A server-side subscription's token expired.
 pub(crate) const SERVER_SIDE_EXPIRED: Disconnect = disconnect(3006, "subscription expired");
 /// Something failed that is not the client's fault.
 pub(crate) const INTERNAL_ERROR: Disconnect = disconnect(3004, "internal server error");
-/// More than the bridge can serve at the moment.
-pub(crate) const TOO_MANY: Disconnect = disconnect(3013, "too many requests");
 /// `send` has no receiver here.
 pub(crate) const NOT_AVAILABLE: Disconnect = disconnect(3508, "not available");
-/// A frame that RFC 6455 forbids.
-pub(crate) const PROTOCOL_ERROR: Disconnect = disconnect(1002, "protocol error");
 /// A binary message on a JSON connection.
 pub(crate) const UNSUPPORTED: Disconnect = disconnect(1003, "text messages carry JSON, binary ones protobuf: this is the other");
-/// A text message that is not UTF-8.
-pub(crate) const NOT_UTF8: Disconnect = disconnect(1007, "a text message is not UTF-8");
+/// A text message that is not UTF-8, or a reason for closing.
+pub(crate) const NOT_UTF8: Disconnect = disconnect(1007, "a text is not UTF-8");
 /// A message over the limit.
 pub(crate) const TOO_BIG: Disconnect = disconnect(1009, "a message is over the size limit");
 
@@ -127,5 +128,7 @@ pub(crate) const FEATURE_OFF: CommandError = error(108, "not available");
 pub(crate) const TOO_MANY_REQUESTS: CommandError = temporary(111, "too many requests");
 /// The position is lost, and the client would rather hear so than be subscribed.
 pub(crate) const UNRECOVERABLE: CommandError = error(112, "unrecoverable position");
+/// It has expired before it began.
+pub(crate) const ALREADY_EXPIRED: CommandError = error(110, "expired");
 /// The client fetches a new token and tries again.
 pub(crate) const TOKEN_EXPIRED: CommandError = error(109, "token expired");

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use fanout_core::Channel;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 
 use crate::codes::{CLOSED, Disconnect, SLOW, WRITE_ERROR};
+use crate::frame;
 use crate::order::Order;
 use crate::protocol::{Push, Reply};
 use crate::room::Taken;
@@ -32,7 +34,7 @@ const MAX_ORDERS: usize = 128;
 
 /// Where an outbox writes.
 #[derive(Debug)]
-pub(crate) enum Sink {
+pub enum Sink {
     /// A plain socket, which whoever has something writes to directly.
     Socket(TcpStream),
     /// Something that encodes for itself (TLS, an HTTP response): the connection's task hands it what waits, and it takes
@@ -42,7 +44,7 @@ pub(crate) enum Sink {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Outbox {
+pub struct Outbox {
     sink: Sink,
     wire: Wire,
     queue: Mutex<Queue>,
@@ -71,7 +73,7 @@ struct Queue {
 
 /// Why an outbox gives the word back to its connection.
 #[derive(Debug)]
-pub(crate) enum Turn {
+pub enum Turn {
     /// It was closed.
     Closed(Disconnect),
     /// Continuity of these channels is lost, and the client has not been told yet.
@@ -113,12 +115,14 @@ impl Waiting {
 }
 
 impl Outbox {
-    pub(crate) fn new(sink: Sink, wire: Wire, live: usize, history: usize) -> Self {
+    /// An outbox that writes to `sink`; of live frames and of histories, so many bytes may wait.
+    #[must_use]
+    pub fn new(sink: Sink, wire: Wire, live: usize, history: usize) -> Self {
         Self { sink, wire, queue: Mutex::default(), changed: Notify::new(), limits: [live, history] }
     }
 
     /// The plain socket, for reading.
-    pub(crate) fn stream(&self) -> Option<&TcpStream> {
+    pub fn stream(&self) -> Option<&TcpStream> {
         match &self.sink {
             Sink::Socket(stream) => Some(stream),
             Sink::Queue(_) => None,
@@ -126,12 +130,12 @@ impl Outbox {
     }
 
     /// How everything here is encoded and framed.
-    pub(crate) fn wire(&self) -> Wire {
+    pub fn wire(&self) -> Wire {
         self.wire
     }
 
     /// Sends bytes that are framed already.
-    pub(crate) fn send(&self, frame: Bytes) {
+    pub fn send(&self, frame: Bytes) {
         self.enqueue(&mut self.queue(), Waiting::live(frame));
     }
 
@@ -182,12 +186,17 @@ impl Outbox {
     }
 
     /// Ends the connection: a close frame follows what waits, or for a slow client replaces it. The first reason counts.
-    pub(crate) fn close(&self, disconnect: Disconnect) {
+    pub fn close(&self, disconnect: Disconnect) {
         self.close_locked(&mut self.queue(), disconnect);
     }
 
+    /// Ends the connection because the client has closed it: the echo of its close frame follows what waits.
+    pub fn echo_close(&self, code: Option<u16>) {
+        self.close_with(&mut self.queue(), CLOSED, Some(frame::close_echo(code)));
+    }
+
     /// Why the connection ends, once it does.
-    pub(crate) fn closed(&self) -> Option<Disconnect> {
+    pub fn closed(&self) -> Option<Disconnect> {
         self.queue().closed.clone()
     }
 
@@ -225,16 +234,22 @@ impl Outbox {
     }
 
     fn close_locked(&self, queue: &mut Queue, disconnect: Disconnect) {
+        // With what the peer is told of an ending, if it still listens.
+        let last = (disconnect != WRITE_ERROR && disconnect != CLOSED).then(|| self.wire.close(&disconnect));
+        self.close_with(queue, disconnect, last);
+    }
+
+    /// Without `last`, nothing more is written at all.
+    fn close_with(&self, queue: &mut Queue, disconnect: Disconnect, last: Option<Bytes>) {
         if queue.closed.is_some() {
             return;
         }
         if disconnect == SLOW {
             queue.frames.truncate(usize::from(queue.begun));
         }
-        if disconnect == WRITE_ERROR || disconnect == CLOSED {
-            queue.frames.clear();
-        } else {
-            queue.frames.push_back(Waiting::live(self.wire.close(&disconnect)));
+        match last {
+            None => queue.frames.clear(),
+            Some(frame) => queue.frames.push_back(Waiting::live(frame)),
         }
         queue.closed = Some(disconnect);
         queue.costs = [Kind::Live, Kind::History]
@@ -243,7 +258,7 @@ impl Outbox {
     }
 
     /// Writes what waits, and goes on whenever something waits again, until the connection has to do something. Cancel-safe.
-    pub(crate) async fn drive(&self) -> Turn {
+    pub async fn drive(&self) -> Turn {
         loop {
             {
                 let mut queue = self.queue();
@@ -274,10 +289,18 @@ impl Outbox {
     }
 
     /// Writes the rest of a closed outbox, at most for `patience`.
-    pub(crate) async fn finish(&self, patience: Duration) {
+    pub async fn finish(&self, patience: Duration) {
         let rest = async { while !self.is_empty() && self.write().await.is_ok() {} };
         // A peer that does not read forfeits the close frame.
         let _ = tokio::time::timeout(patience, rest).await;
+    }
+
+    /// Tells the peer that nothing follows; what it still sends can be read.
+    pub(crate) fn hang_up(&self) {
+        // A socket that is gone has no end to tell.
+        if let Sink::Socket(stream) = &self.sink {
+            let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Write);
+        }
     }
 
     fn is_empty(&self) -> bool {

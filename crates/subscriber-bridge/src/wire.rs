@@ -13,7 +13,7 @@ use crate::protocol::{Encoding, Push, Reply};
 
 /// What stands around a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Framing {
+pub enum Framing {
     /// WebSocket messages: text for JSON, binary for protobuf.
     WebSocket,
     /// A stream: lines for JSON, nothing for protobuf, which carries its lengths.
@@ -24,16 +24,20 @@ pub(crate) enum Framing {
 
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Wire {
-    pub(crate) encoding: Encoding,
-    pub(crate) framing: Framing,
+pub struct Wire {
+    /// How replies are written.
+    pub encoding: Encoding,
+    /// What stands around each.
+    pub framing: Framing,
     /// Only the bridge speaks: pushes stand alone, and pings are not answered.
-    pub(crate) one_way: bool,
+    pub one_way: bool,
 }
 
 impl Wire {
     /// How many there can be.
     const COUNT: usize = 12;
+    /// JSON over WebSocket, both ways: what the official clients speak unless asked for something else.
+    pub const USUAL: Self = Self { encoding: Encoding::Json, framing: Framing::WebSocket, one_way: false };
 
     fn index(self) -> usize {
         (self.framing as usize * 2 + self.encoding as usize) * 2 + usize::from(self.one_way)
