@@ -39,7 +39,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use fanout_core::admin::{self, Health};
+use fanout_core::admin::{self, Health, Operators};
 use fanout_core::config::ConfigError;
 use fanout_core::link::Link;
 use fanout_core::nodes::{self, Node};
@@ -86,8 +86,8 @@ pub(crate) struct Shared {
 
 /// A bridge whose addresses are bound.
 pub struct Bridge {
-    browsers: TcpListener,
-    operators: TcpListener,
+    browsers: Vec<TcpListener>,
+    operators: Operators,
     config: Config,
     tokens: Tokens,
     topics: Topics,
@@ -95,16 +95,27 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Checks the configuration and binds both addresses.
+    /// Checks the configuration and binds the addresses for browsers and for operators.
     ///
     /// # Errors
     /// A configuration that cannot work, or an address that cannot be had.
     pub async fn bind(config: Config) -> Result<Self, ConfigError> {
+        let address = config.subscriber_bridge.admin_listen;
+        Self::shown_at(Operators::bind("subscriber_bridge.admin_listen", address).await?, config).await
+    }
+
+    /// Checks the configuration of a bridge at which operators look somewhere else, and binds the addresses for browsers.
+    ///
+    /// # Errors
+    /// As [`Bridge::bind`].
+    pub async fn shown_at(operators: Operators, config: Config) -> Result<Self, ConfigError> {
         let (tokens, topics) = check(&config)?;
         let own = &config.subscriber_bridge;
         let buffer = Some(own.socket_send_buffer_bytes).filter(|bytes| *bytes > 0);
-        let browsers = admin::bind_with("subscriber_bridge.listen", own.listen, buffer).await?;
-        let operators = admin::bind("subscriber_bridge.admin_listen", own.admin_listen).await?;
+        let mut browsers = Vec::new();
+        for address in &own.listen {
+            browsers.push(admin::bind_with("subscriber_bridge.listen", *address, buffer).await?);
+        }
         Ok(Self { browsers, operators, config, tokens, topics, pages: None })
     }
 
@@ -117,9 +128,9 @@ impl Bridge {
     /// Where browsers connect.
     ///
     /// # Errors
-    /// When the socket has no address any more.
-    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        self.browsers.local_addr()
+    /// When a socket has no address any more.
+    pub fn local_addrs(&self) -> std::io::Result<Vec<SocketAddr>> {
+        self.browsers.iter().map(TcpListener::local_addr).collect()
     }
 
     /// Where operators look.
@@ -189,7 +200,7 @@ impl Bridge {
             connections: Connections::default(),
             pages: self.pages,
         });
-        shutdown.spawn(admin::serve(self.operators, health.clone(), Arc::new(registry), shutdown.clone()));
+        let readiness = self.operators.show(health.clone(), registry, &shutdown);
         redis.join_deployment(&shutdown).await?;
         let hearing = Arc::clone(&listener);
         // Deliveries must not queue behind handshakes and commands, of which strangers can send any number.
@@ -208,7 +219,7 @@ impl Bridge {
         shutdown.spawn(listen::follow_forgetting(redis.clone(), Arc::clone(&shared.hub), shutdown.clone()));
         shutdown.spawn(listener.watch(link, shutdown.clone()));
         shutdown.spawn(redis.watch(health, shutdown.clone()));
-        fanout_core::ready("serving");
+        readiness.tell("serving");
         server::serve(self.browsers, shared, shutdown.clone()).await;
         Ok(())
     }

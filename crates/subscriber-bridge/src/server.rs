@@ -2,14 +2,17 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::Router;
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use fanout_core::Shutdown;
 use fanout_core::http::{self, Partings};
 use futures::FutureExt;
+use futures::future::join_all;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
@@ -38,23 +41,34 @@ const PROTOBUF: &str = "centrifuge-protobuf";
 
 type Answer = Response<Body>;
 
-/// Accepts connections on `listener` until the ending is asked for.
-pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, shutdown: Shutdown) {
+/// Accepts connections on all `listeners` until the ending is asked for.
+pub(crate) async fn serve(listeners: Vec<TcpListener>, shared: Arc<Shared>, shutdown: Shutdown) {
     let ids = AtomicU64::new(1);
     let seats = Arc::new(Semaphore::new(shared.config.max_connections.min(Semaphore::MAX_PERMITS)));
     let partings = Partings::default();
-    while let Some((stream, peer)) = http::accept(&listener, &shared.metrics.refused, &shutdown).await {
-        match admit(&shared, &seats, peer.ip()) {
+    join_all(listeners.iter().map(|listener| listen(listener, &ids, &seats, &partings, &shared, &shutdown))).await;
+}
+
+async fn listen(
+    listener: &TcpListener,
+    ids: &AtomicU64,
+    seats: &Arc<Semaphore>,
+    partings: &Partings,
+    shared: &Arc<Shared>,
+    shutdown: &Shutdown,
+) {
+    while let Some((stream, peer)) = http::accept(listener, &shared.metrics.refused, shutdown).await {
+        match admit(shared, seats, peer.ip()) {
             Ok((seat, address)) => {
                 let id = ConnectionId(ids.fetch_add(1, Ordering::Relaxed));
-                let guest = Guest { peer: peer.ip(), _seat: seat, address: Mutex::new(address) };
+                let guest = Guest { peer, _seat: seat, address: Mutex::new(address) };
                 let visit =
-                    Visit { id, guest: Arc::new(guest), shared: Arc::clone(&shared), shutdown: shutdown.clone() };
+                    Visit { id, guest: Arc::new(guest), shared: Arc::clone(shared), shutdown: shutdown.clone() };
                 shutdown.spawn(visit.run(stream));
             }
             Err((status, reason)) => {
                 shared.metrics.refused.count(reason);
-                partings.part(stream, status, format!("{reason}\n"), &shutdown);
+                partings.part(stream, status, format!("{reason}\n"), shutdown);
             }
         }
     }
@@ -81,7 +95,7 @@ fn enter(shared: &Shared, address: IpAddr) -> Result<Address, Refusal> {
 
 /// What a connection takes up, from the first byte to the end.
 pub(crate) struct Guest {
-    peer: IpAddr,
+    peer: SocketAddr,
     _seat: Seat,
     address: Mutex<Option<Address>>,
 }
@@ -183,7 +197,7 @@ impl Visitor {
             (WEBSOCKET, _) => self.websocket(&request),
             ("/health", &Method::GET) => Ok(Answer::new("{}".into())),
             _ => match &self.shared.pages {
-                Some(pages) => return pages.clone().oneshot(request).await.unwrap_or_else(|never| match never {}),
+                Some(pages) => Ok(self.page(pages.clone(), request).await),
                 None => Err((StatusCode::NOT_FOUND, "nothing here; WebSockets connect to /connection/websocket")),
             },
         };
@@ -194,6 +208,12 @@ impl Visitor {
         })
     }
 
+    /// An answer of somebody else, who is told who asks.
+    async fn page(&self, pages: Router, mut request: Request<Incoming>) -> Answer {
+        request.extensions_mut().insert(ConnectInfo(self.guest.peer));
+        pages.oneshot(request).await.unwrap_or_else(|never| match never {})
+    }
+
     /// Counts the visitor by its address, once, and asks whether the page that it comes from may connect.
     fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         if !origin_allowed(headers.get(header::ORIGIN), &self.shared.config.allowed_origins) {
@@ -202,7 +222,7 @@ impl Visitor {
         let mut address = self.guest.address.lock().unwrap_or_else(PoisonError::into_inner);
         if address.is_none() {
             let proxies = &self.shared.config.trusted_proxies;
-            let client = admission::forwarded(headers, proxies).unwrap_or(self.guest.peer);
+            let client = admission::forwarded(headers, proxies).unwrap_or(self.guest.peer.ip());
             *address = Some(enter(&self.shared, client)?);
         }
         Ok(())
