@@ -19,6 +19,7 @@ mod listeners;
 mod readme;
 mod recovery;
 mod replay;
+mod rfc6455;
 mod right_person;
 mod rules;
 mod storm;
