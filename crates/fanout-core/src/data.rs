@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+use serde_json::value::RawValue;
 
 /// Longest data in bytes, the limit of the Centrifugal client protocol for one command.
 pub const MAX_DATA_BYTES: usize = 65_536;
@@ -40,9 +42,30 @@ impl Data {
         Self(json)
     }
 
+    /// The JSON text, shared.
+    pub fn bytes(&self) -> Bytes {
+        self.0.clone()
+    }
+
     /// The JSON text.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+}
+
+/// As the JSON that it is. Only to and from JSON, and not under `#[serde(flatten)]` or an internal tag: those read values
+/// into a form of their own.
+impl Serialize for Data {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let raw: &RawValue = serde_json::from_slice(&self.0).map_err(ser::Error::custom)?;
+        raw.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Data {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        Self::parse(String::from(Box::<str>::from(raw))).map_err(de::Error::custom)
     }
 }
 

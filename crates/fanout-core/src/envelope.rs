@@ -7,6 +7,13 @@
 //! ```
 //!
 //! Data stands apart so that a bridge can splice it into a frame without parsing it.
+//!
+//! Joins and leaves travel on the same pub/sub channels. They have no position and are not stored:
+//!
+//! ```text
+//! G1 joined                         or `G1 left`
+//! {"topic":…,"info":{…}}
+//! ```
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,6 +23,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::client::ClientInfo;
 use crate::data::Data;
 
 /// The life of a feed's offsets: eight hexadecimal digits. Offsets of different epochs cannot be compared.
@@ -60,6 +68,9 @@ pub struct Description<'a> {
     /// The publisher's tags, shown to clients beside `id`.
     #[serde(borrow, default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
+    /// The client that published it; none when a backend did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub info: Option<ClientInfo>,
 }
 
 impl Description<'_> {
@@ -118,6 +129,62 @@ impl<'a> Envelope<'a> {
     }
 }
 
+/// Whatever is published on a feed's pub/sub channel.
+#[derive(Debug)]
+pub enum Notice<'a> {
+    /// A publication.
+    Publication(Envelope<'a>),
+    /// A client came to a channel of the feed.
+    Joined(Presence<'a>),
+    /// A client left one.
+    Left(Presence<'a>),
+}
+
+/// Who came or left; the second line of a notice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence<'a> {
+    /// The topic, which with the feed names the channel.
+    #[serde(borrow)]
+    pub topic: Cow<'a, str>,
+    /// The client.
+    pub info: ClientInfo,
+}
+
+const JOINED: &[u8] = b"G1 joined\n";
+const LEFT: &[u8] = b"G1 left\n";
+
+impl<'a> Notice<'a> {
+    /// Takes apart what came on a feed's pub/sub channel. Data is shared with `bytes`, not copied.
+    pub fn parse(bytes: &'a Bytes) -> Result<Self, EnvelopeError> {
+        let presence = |json| serde_json::from_slice(json).map_err(|_| EnvelopeError("who came or left"));
+        if let Some(json) = bytes.strip_prefix(JOINED) {
+            return presence(json).map(Self::Joined);
+        }
+        if let Some(json) = bytes.strip_prefix(LEFT) {
+            return presence(json).map(Self::Left);
+        }
+        Envelope::parse(bytes).map(Self::Publication)
+    }
+}
+
+impl Presence<'_> {
+    /// The notice that the client came.
+    pub(crate) fn joined(&self) -> Vec<u8> {
+        self.behind(JOINED)
+    }
+
+    /// The notice that the client left.
+    pub(crate) fn left(&self) -> Vec<u8> {
+        self.behind(LEFT)
+    }
+
+    fn behind(&self, first_line: &[u8]) -> Vec<u8> {
+        let mut notice = first_line.to_vec();
+        notice.extend(serde_json::to_vec(self).unwrap_or_default());
+        notice
+    }
+}
+
 fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = bytes.iter().position(|b| *b == b'\n')?;
     Some((&bytes[..end], &bytes[end + 1..]))
@@ -134,6 +201,12 @@ mod tests {
             id: "an \"id\"\n".into(),
             key: Some("7".into()),
             tags: [("op".into(), "update".into())].into(),
+            info: Some(ClientInfo {
+                user: "42".into(),
+                client: "c".into(),
+                conn_info: Some(Data::parse("{\"name\":\"Ann\"}").expect("json")),
+                chan_info: None,
+            }),
         };
         let mut text = b"G1 12 00c0ffee 5\n".to_vec();
         text.extend(description.body(&Data::parse("{\"n\":9007199254740993}").expect("json")));
@@ -143,6 +216,16 @@ mod tests {
         assert_eq!(envelope.position.epoch.to_string(), "00c0ffee");
         assert_eq!(envelope.description, description);
         assert_eq!(envelope.data.as_bytes(), b"{\"n\":9007199254740993}");
+    }
+
+    #[test]
+    fn who_came_and_who_left_are_told_apart() {
+        let presence =
+            Presence { topic: "orders".into(), info: ClientInfo { user: "42".into(), ..ClientInfo::default() } };
+        let (joined, left) = (Bytes::from(presence.joined()), Bytes::from(presence.left()));
+        assert!(matches!(Notice::parse(&joined), Ok(Notice::Joined(told)) if told == presence));
+        assert!(matches!(Notice::parse(&left), Ok(Notice::Left(told)) if told == presence));
+        assert!(Envelope::parse(&joined).is_err(), "who knows only publications drops it");
     }
 
     #[test]

@@ -5,14 +5,18 @@
 
 pub mod admin;
 pub mod channel;
+mod client;
 pub mod config;
+pub mod control;
 mod data;
 pub mod envelope;
 pub mod history;
 pub mod http;
 pub mod link;
 pub mod names;
+pub mod nodes;
 pub mod position;
+pub mod presence;
 mod process;
 pub mod publisher;
 mod redis;
@@ -22,9 +26,10 @@ pub mod telemetry;
 mod topic;
 
 pub use channel::{Channel, UserId};
+pub use client::ClientInfo;
 pub use data::{Data, DataError, MAX_DATA_BYTES, begins_object};
 pub use process::{ready, run};
 pub use publisher::{Publication, PublishError, Publisher, Receipt};
 pub use redis::{DeploymentError, Redis, RedisConfig, RedisError};
 pub use shutdown::Shutdown;
-pub use topic::{Personal, Topic, Topics};
+pub use topic::{Personal, Topic, Topics, Who};

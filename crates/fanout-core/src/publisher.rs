@@ -8,6 +8,7 @@ use fred::types::Value;
 use uuid::Uuid;
 
 use crate::channel::Channel;
+use crate::client::ClientInfo;
 use crate::data::Data;
 use crate::envelope::{Description, Position};
 use crate::names::Feed;
@@ -15,7 +16,7 @@ use crate::redis::{Redis, RedisError};
 use crate::script;
 use crate::topic::Topics;
 
-/// Longest idempotency key and longest conflation key in bytes.
+/// Longest idempotency key, conflation key and epoch of a version in bytes.
 pub const MAX_KEY_BYTES: usize = 128;
 /// Most tags of a publication.
 pub const MAX_TAGS: usize = 16;
@@ -36,6 +37,15 @@ pub enum Once {
     Entry,
 }
 
+/// The number of a state that data shows: what is not newer than the last one published is dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// From 1.
+    pub number: u64,
+    /// Numbers of different epochs are not compared; empty matches any.
+    pub epoch: String,
+}
+
 /// One piece of data for a channel.
 #[derive(Debug, Clone)]
 pub struct Publication {
@@ -53,6 +63,10 @@ pub struct Publication {
     pub once: Once,
     /// Keep it out of the history: it then has no position.
     pub skip_history: bool,
+    /// Publish it only if the channel has not published this version or a newer one; read where history is kept.
+    pub version: Option<Version>,
+    /// The client that publishes it; none when a backend does.
+    pub info: Option<ClientInfo>,
 }
 
 impl Publication {
@@ -66,6 +80,8 @@ impl Publication {
             tags: BTreeMap::new(),
             once: Once::No,
             skip_history: false,
+            version: None,
+            info: None,
         }
     }
 }
@@ -73,9 +89,10 @@ impl Publication {
 /// What became of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
-    /// Its position, when its topic keeps history; of a repeated entry of the change log it is not known.
+    /// Its position, when its topic keeps history; of a repeated entry of the change log it is not known, and of an old
+    /// version it is the channel's top.
     pub position: Option<Position>,
-    /// Whether it had been published before, so that nothing was published now.
+    /// Whether it, or a version as new, had been published before, so that nothing was published now.
     pub repeated: bool,
 }
 
@@ -231,6 +248,7 @@ impl Publisher {
             id: id.as_str().into(),
             key: publication.conflation_key.as_deref().map(Cow::from),
             tags: publication.tags.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            info: publication.info.clone(),
         };
         let (kind, value) = match &publication.once {
             Once::No => ("", Bytes::new()),
@@ -244,6 +262,8 @@ impl Publisher {
             Some(key) => Bytes::from(format!("key {key}")),
             None => Bytes::from_static(b"none"),
         };
+        let (version, version_epoch) =
+            publication.version.as_ref().map_or((0, ""), |version| (version.number, version.epoch.as_str()));
         let feed = Feed::of(channel);
         let arguments = vec![
             Bytes::from(feed.as_str().to_owned()),
@@ -254,6 +274,8 @@ impl Publisher {
             replaces,
             Bytes::from_static(kind.as_bytes()),
             value,
+            Bytes::from(version.to_string()),
+            Bytes::from(version_epoch.to_owned()),
             Bytes::from(description.body(&publication.data)),
         ];
         Ok((feed, arguments))
@@ -272,6 +294,9 @@ fn check_limits(publication: &Publication) -> Result<(), PublishError> {
     }
     if let Some(key) = &publication.conflation_key {
         limit("conflation_key", key.len(), MAX_KEY_BYTES)?;
+    }
+    if let Some(version) = &publication.version {
+        limit("version_epoch", version.epoch.len(), MAX_KEY_BYTES)?;
     }
     if publication.tags.len() > MAX_TAGS {
         let found = publication.tags.len();

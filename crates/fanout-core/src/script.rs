@@ -24,6 +24,12 @@ pub(crate) static POSITIONS: LazyLock<Script> = fenced!("lua/positions.lua");
 /// Reads what channels published after a position.
 pub(crate) static HISTORY: LazyLock<Script> = fenced!("lua/history.lua");
 
+/// Reads a page of a channel's history.
+pub(crate) static PAGE: LazyLock<Script> = fenced!("lua/page.lua");
+
+/// Changes who is present in channels of one partition, and reads it.
+pub(crate) static PRESENCE: LazyLock<Script> = fenced!("lua/presence.lua");
+
 /// Runs `script` for what each of `asked` is about, one pipelined call per partition; answers come in the order asked.
 ///
 /// `head` precedes the arguments of the members in every call.

@@ -18,6 +18,19 @@ pub enum Personal {
     Off,
 }
 
+/// Who may do something with the channels of a topic. Other users' personal channels are nobody's business ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Who {
+    /// Backends only, over the API.
+    #[default]
+    Nobody,
+    /// Whoever is subscribed to the channel.
+    Subscribers,
+    /// Every signed-in user.
+    Users,
+}
+
 /// What a topic keeps and permits. Nothing is public unless it says so.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -38,6 +51,20 @@ pub struct Topic {
     pub conflate: bool,
     /// Whether the bridges listen to plain `PUBLISH TOPIC` of any Redis client.
     pub raw: bool,
+    /// Whether it is kept who is subscribed.
+    pub presence: bool,
+    /// Whether joins and leaves are announced, to subscribers who ask for it and may see the presence.
+    pub join_leave: bool,
+    /// Whether all subscribers are told of joins and leaves.
+    pub force_join_leave: bool,
+    /// Whether clients without a user may do what signed-in users may.
+    pub anonymous: bool,
+    /// Which clients may publish: `nobody`, `subscribers` or `users`.
+    pub publish: Who,
+    /// Which clients may see who is subscribed: `nobody`, `subscribers` or `users`.
+    pub see_presence: Who,
+    /// Which clients may read the history: `nobody`, `subscribers` or `users`.
+    pub see_history: Who,
 }
 
 impl Default for Topic {
@@ -50,6 +77,13 @@ impl Default for Topic {
             named: false,
             conflate: false,
             raw: false,
+            presence: false,
+            join_leave: false,
+            force_join_leave: false,
+            anonymous: false,
+            publish: Who::Nobody,
+            see_presence: Who::Nobody,
+            see_history: Who::Nobody,
         }
     }
 }
@@ -60,13 +94,25 @@ impl Topic {
         self.history_size > 0 && self.history_ttl_seconds > 0
     }
 
-    /// Whether `user` may subscribe to `channel`, which must belong to this topic.
-    pub fn may_subscribe(&self, user: &UserId, channel: &Channel) -> bool {
+    /// Whether `user`, or one without a name, may subscribe to `channel`, which must belong to this topic.
+    pub fn may_subscribe(&self, user: Option<&UserId>, channel: &Channel) -> bool {
         match channel.owner() {
-            Some(owner) => self.personal != Personal::Off && owner == user.as_str(),
-            None if channel.is_bare() => self.broadcast,
-            None => self.named,
+            Some(owner) => self.personal != Personal::Off && user.is_some_and(|user| user.as_str() == owner),
+            None => (user.is_some() || self.anonymous) && if channel.is_bare() { self.broadcast } else { self.named },
         }
+    }
+
+    /// Whether `user`, or one without a name, is among those `who` may: with `channel`, which must belong to this topic
+    /// and to which the client is `subscribed`, or not.
+    pub fn permits(&self, who: Who, user: Option<&UserId>, channel: &Channel, subscribed: bool) -> bool {
+        let own = channel.owner().is_none_or(|owner| user.is_some_and(|user| user.as_str() == owner));
+        let known = user.is_some() || self.anonymous;
+        own && known
+            && match who {
+                Who::Nobody => false,
+                Who::Subscribers => subscribed,
+                Who::Users => true,
+            }
     }
 }
 
@@ -121,7 +167,7 @@ mod tests {
         let user = UserId::parse("42").expect("user");
         let may = |name: &str| {
             let channel = Channel::parse(name).expect(name);
-            topics.of(&channel).map(|topic| topic.may_subscribe(&user, &channel))
+            topics.of(&channel).map(|topic| topic.may_subscribe(Some(&user), &channel))
         };
         assert_eq!(may("orders:#42"), Some(true));
         assert_eq!(may("orders:#4"), Some(false));

@@ -48,10 +48,54 @@ pub struct BridgeConfig {
     pub listen: SocketAddr,
     /// Where operators look: `/livez`, `/readyz`, `/metrics`. Keep it away from browsers.
     pub admin_listen: SocketAddr,
-    /// The secret with which the application's backend signs connection tokens (HS256), at least 32 bytes.
+    /// Permits everything to everybody, also without a token, for experiments: refused unless `listen` is on loopback. Tokens
+    /// that are sent are verified all the same, with secrets of any length.
+    pub insecure: bool,
+    /// Whether clients may connect without a user: with no token, or with one that names none.
+    pub allow_anonymous: bool,
+    /// The secret with which the application's backend signs connection tokens (HS256, HS384, HS512), at least 32 bytes.
     pub token_secret: Option<SecretString>,
-    /// A file that holds the token secret.
+    /// A file that holds the token secret. Replace it while the bridge runs, and the new one counts in seconds.
     pub token_secret_file: Option<PathBuf>,
+    /// The secret before, whose tokens are still accepted.
+    pub token_previous_secret: Option<SecretString>,
+    /// A file that holds the secret before.
+    pub token_previous_secret_file: Option<PathBuf>,
+    /// Public keys in PEM that verify tokens: RSA (RS256, RS384, RS512), P-256 (ES256), P-384 (ES384), Ed25519 (EdDSA).
+    pub token_public_key: Option<SecretString>,
+    /// A file that holds public keys; several follow each other. It may be replaced while the bridge runs.
+    pub token_public_key_file: Option<PathBuf>,
+    /// Where the issuer of tokens publishes its keys (JWKS), `https` or `http`. It replaces secrets and public keys.
+    pub token_jwks_url: Option<String>,
+    /// What `aud` must hold; not checked without it.
+    pub token_audience: Option<String>,
+    /// What `iss` must be; not checked without it.
+    pub token_issuer: Option<String>,
+    /// The claim that names the user, instead of `sub`.
+    pub token_user_id_claim: Option<String>,
+    /// As `token_secret`, for subscription tokens. If one of these is given, the keys above verify connection tokens only.
+    pub subscription_token_secret: Option<SecretString>,
+    /// As `token_secret_file`, for subscription tokens.
+    pub subscription_token_secret_file: Option<PathBuf>,
+    /// As `token_previous_secret`, for subscription tokens.
+    pub subscription_token_previous_secret: Option<SecretString>,
+    /// As `token_previous_secret_file`, for subscription tokens.
+    pub subscription_token_previous_secret_file: Option<PathBuf>,
+    /// As `token_public_key`, for subscription tokens.
+    pub subscription_token_public_key: Option<SecretString>,
+    /// As `token_public_key_file`, for subscription tokens.
+    pub subscription_token_public_key_file: Option<PathBuf>,
+    /// As `token_jwks_url`, for subscription tokens.
+    pub subscription_token_jwks_url: Option<String>,
+    /// Connection tokens verified per second, so that clients who all come back at once leave processor time to those who
+    /// are there; they wait for their turn. 0 for no limit.
+    pub max_verifications_per_second: u32,
+    /// Certificates in PEM that are trusted beside the system's, for `https` to the key set and to `rpc_url`.
+    pub ca_file: Option<PathBuf>,
+    /// The application's backend that answers `rpc`; without one the command is answered "not available".
+    pub rpc_url: Option<String>,
+    /// Most calls of `rpc` at once.
+    pub max_rpc_calls: usize,
     /// Origins of pages that may connect, for example `https://shop.example`; `*` means every page. Requests without an
     /// `Origin` come from no page and are always allowed.
     pub allowed_origins: Vec<String>,
@@ -102,8 +146,29 @@ impl Default for BridgeConfig {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 9100)),
+            insecure: false,
+            allow_anonymous: false,
             token_secret: None,
             token_secret_file: None,
+            token_previous_secret: None,
+            token_previous_secret_file: None,
+            token_public_key: None,
+            token_public_key_file: None,
+            token_jwks_url: None,
+            token_audience: None,
+            token_issuer: None,
+            token_user_id_claim: None,
+            subscription_token_secret: None,
+            subscription_token_secret_file: None,
+            subscription_token_previous_secret: None,
+            subscription_token_previous_secret_file: None,
+            subscription_token_public_key: None,
+            subscription_token_public_key_file: None,
+            subscription_token_jwks_url: None,
+            max_verifications_per_second: 2_000,
+            ca_file: None,
+            rpc_url: None,
+            max_rpc_calls: 100,
             allowed_origins: Vec::new(),
             max_connections: 15_000,
             max_connections_per_address: 0,
@@ -138,6 +203,18 @@ impl BridgeConfig {
                 "subscriber_bridge.pong_timeout_seconds = {} must be at least 1 and less than ping_seconds = {}",
                 self.pong_timeout_seconds, self.ping_seconds
             ));
+        }
+        if self.insecure && !self.listen.ip().is_loopback() {
+            return Err(format!(
+                "subscriber_bridge.insecure = true would open everything to everybody who reaches {}: listen on \
+                 127.0.0.1 or [::1], or leave insecure out",
+                self.listen
+            ));
+        }
+        if self.rpc_url.is_some() && self.max_rpc_calls == 0 {
+            return Err(
+                "subscriber_bridge.max_rpc_calls = 0 would answer no call: at least 1, or leave rpc_url out".into()
+            );
         }
         if self.max_commands_per_second == 0 {
             return Err("subscriber_bridge.max_commands_per_second = 0 would let nobody in: at least 1".into());

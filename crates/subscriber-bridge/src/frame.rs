@@ -17,6 +17,8 @@ const PONG: u8 = 0x8a;
 
 /// Most bytes in a control frame.
 const MAX_CONTROL: usize = 125;
+/// What RFC 6455 calls an unexpected condition, for codes that a close frame cannot carry.
+const UNEXPECTED: u16 = 1011;
 
 /// A text frame, ready to be shared by every socket that is to carry it.
 #[must_use]
@@ -44,9 +46,10 @@ pub fn pong(payload: &[u8]) -> Bytes {
 
 /// A close frame with code and reason; a reason that is too long is cut between two characters.
 #[must_use]
-pub fn close(disconnect: Disconnect) -> Bytes {
+pub fn close(disconnect: &Disconnect) -> Bytes {
     let reason = &disconnect.reason[..disconnect.reason.floor_char_boundary(MAX_CONTROL - 2)];
-    control(CLOSE, &[&disconnect.code.to_be_bytes(), reason.as_bytes()].concat())
+    let code = u16::try_from(disconnect.code).unwrap_or(UNEXPECTED);
+    control(CLOSE, &[&code.to_be_bytes(), reason.as_bytes()].concat())
 }
 
 /// The answer to a close frame that had this code, or none.
@@ -97,7 +100,7 @@ mod tests {
         assert_eq!(close_echo(Some(1000)).as_ref(), b"\x88\x02\x03\xe8");
         let reason = "long reasons in Åland, where they are written with an Å every now and then, and which go on and on and on \
                       until here: ÅÅÅ";
-        let frame = close(Disconnect { code: 3000, reason });
+        let frame = close(&Disconnect { code: 3000, reason: reason.into() });
         assert!(frame.len() <= 2 + MAX_CONTROL && std::str::from_utf8(&frame[4..]).is_ok());
     }
 }

@@ -14,6 +14,7 @@ use fanout_core::link::Link;
 use fanout_core::names::{Feed, Partitions};
 use fanout_core::position::FeedPosition;
 use fanout_core::{Channel, Topics};
+use serde::de::IgnoredAny;
 use tokio::sync::{Notify, oneshot};
 
 use crate::audience::{Audience, Members};
@@ -22,7 +23,8 @@ use crate::outbox::{Kind, Outbox};
 use crate::repair::{Found, Repair};
 use crate::room::Room;
 use crate::subscription::{Continues, Held, Subscription, Verdict};
-use crate::{codes, frame, protocol};
+use crate::wire::Shared;
+use crate::{codes, protocol};
 
 /// Shards: enough that a large broadcast delays few others.
 pub(crate) const SHARDS: usize = 64;
@@ -139,7 +141,7 @@ impl Hub {
         let Some(audience) = shard.get_mut(feed) else { return };
         if let Some(repair) = &mut audience.repair {
             repair.hold(envelope.sequence, payload);
-        } else if !audience.hears(&envelope) || self.deliver(feed, audience, &envelope, Continues::Next) {
+        } else if !audience.hears(&envelope) || self.deliver(feed, audience, payload, &envelope, Continues::Next) {
             self.begin_repair(feed, audience);
             audience.repair.iter_mut().for_each(|repair| repair.hold(envelope.sequence, payload));
         }
@@ -147,13 +149,15 @@ impl Hub {
     }
 
     /// Delivers a raw publication, which has neither position nor history.
-    pub(crate) fn publish_raw(&self, channel: &Channel, data: &[u8]) {
+    pub(crate) fn publish_raw(&self, channel: &Channel, data: Bytes) {
         self.metrics.received.inc();
         let feed = Feed::of(channel);
         let mut shard = self.shard(&feed);
         let Some(members) = shard.get_mut(&feed).and_then(|audience| audience.members(channel)) else { return };
-        let push = protocol::publication(channel.as_str(), data, None, None);
-        let held = Held { frame: frame::text(&push), kind: Kind::Live, position: None, conflation: None };
+        let bytes = data.len();
+        let push = protocol::published(channel.as_str(), protocol::publication(data, None, None));
+        let push = Arc::new(Shared::new(push));
+        let held = Held { push, bytes, kind: Kind::Live, position: None, conflation: None };
         for subscription in members.values_mut() {
             self.offer(subscription, &held, Continues::Next);
         }
@@ -217,7 +221,7 @@ impl Hub {
             let replaced =
                 found.iter().any(|(since, _)| since.conflated && since.channel.topic() == envelope.description.topic);
             let continues = if replaced { Continues::Later } else { Continues::Next };
-            gaps |= self.deliver(feed, audience, &envelope, continues);
+            gaps |= self.deliver(feed, audience, payload, &envelope, continues);
         }
         if let Some(repair) = &mut audience.repair {
             repair.again |= gaps;
@@ -258,7 +262,14 @@ impl Hub {
     }
 
     /// Offers a publication to the members of its channel; says whether some of them lack one before it.
-    fn deliver(&self, feed: &Feed, audience: &mut Audience, envelope: &Envelope<'_>, continues: Continues) -> bool {
+    fn deliver(
+        &self,
+        feed: &Feed,
+        audience: &mut Audience,
+        payload: &Bytes,
+        envelope: &Envelope<'_>,
+        continues: Continues,
+    ) -> bool {
         let description = &envelope.description;
         let Some(channel) = feed.channel(&description.topic) else {
             self.metrics.dropped.count("topic of another feed");
@@ -267,8 +278,8 @@ impl Hub {
         let kind = if audience.repair.is_some() { Kind::History } else { Kind::Live };
         let Some(members) = audience.members(&channel) else { return false };
         let position = Some(envelope.position).filter(|position| position.offset > 0);
-        let push = protocol::publication(channel.as_str(), envelope.data.as_bytes(), position, Some(description));
-        if push.is_empty() {
+        let data = payload.slice_ref(envelope.data.as_bytes());
+        if serde_json::from_slice::<IgnoredAny>(&data).is_err() {
             // Somebody else wrote to Griot's keys. It can never be delivered, so that it is a gap for good.
             self.metrics.dropped.count("not JSON");
             members.values_mut().for_each(|member| member.lose(&channel));
@@ -277,7 +288,9 @@ impl Hub {
         let conflates = self.topics.of(&channel).is_some_and(|topic| topic.conflate);
         let key = description.key.as_ref().filter(|_| conflates);
         let conflation = key.map(|key| format!("{channel} {key}").into());
-        let held = Held { frame: frame::text(&push), kind, position, conflation };
+        let bytes = data.len();
+        let push = protocol::published(channel.as_str(), protocol::publication(data, position, Some(description)));
+        let held = Held { push: Arc::new(Shared::new(push)), bytes, kind, position, conflation };
         let (mut lost, mut gaps) = (Vec::new(), false);
         for (connection, subscription) in members.iter_mut() {
             match self.offer(subscription, &held, continues) {
@@ -309,7 +322,7 @@ impl Hub {
             subscription.outbox.close(codes::INSUFFICIENT);
         } else {
             self.metrics.told.count("client-side");
-            let push = frame::text(&protocol::insufficient_state(channel.as_str()));
+            let push = protocol::ended(channel.as_str(), codes::NOT_CONTINUED);
             subscription.outbox.end_subscription(channel.clone(), push);
         }
     }

@@ -68,7 +68,7 @@ impl Incoming {
     /// Reads what is there, or waits for it; false at the end. The buffer is allocated when bytes have come.
     async fn fill(&mut self) -> bool {
         self.unread = BytesMut::new();
-        let stream = self.outbox.stream();
+        let Some(stream) = self.outbox.stream() else { return false };
         loop {
             if poll_fn(|cx| stream.poll_read_ready(cx)).await.is_err() {
                 return false;

@@ -1,18 +1,49 @@
 //! Subscriptions on their way: what a session asks the connection to subscribe to, and what comes back. Pure values.
 
 use bytes::Bytes;
-use fanout_core::Channel;
 use fanout_core::envelope::Position;
+use fanout_core::{Channel, Data, Topic};
 
-use crate::protocol::{SubscribeResult, recovered};
+use crate::protocol::message::{SubscribeRequest, SubscribeResult};
+use crate::protocol::recovered;
+use crate::token::Options;
 
 /// Channels on their way to be subscribed.
 #[derive(Debug)]
 pub struct Join {
     pub(crate) id: u32,
-    /// The channels with what the client wants to recover; the flag says whether they are server-side.
-    pub(crate) channels: Vec<(Channel, Option<Recovery>)>,
+    pub(crate) channels: Vec<Joining>,
     pub(crate) connect: bool,
+    /// The client wants an error, rather than a subscription that has lost its position.
+    pub(crate) only_recovered: bool,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Joining {
+    /// Which.
+    pub channel: Channel,
+    /// What the client wants to recover.
+    pub recovery: Option<Recovery>,
+    /// On which terms.
+    pub terms: Terms,
+    /// What the client is given with the subscription.
+    pub data: Option<Data>,
+    /// Unix seconds until which it may last.
+    pub expires_at: Option<u64>,
+}
+
+/// On which terms a connection has a channel.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// It is kept in the presence.
+    pub keeps: bool,
+    /// Its coming and leaving is announced.
+    pub announces: bool,
+    /// It is told who comes and leaves.
+    pub hears: bool,
+    /// What others see of it in this channel.
+    pub info: Option<Data>,
 }
 
 /// What a client knows of a channel that it wants to recover.
@@ -39,31 +70,58 @@ impl Join {
         self.connect
     }
 
-    /// The channels, each with whether it is subscribed by the bridge.
-    pub fn channels(&self) -> Vec<(Channel, bool)> {
-        self.channels.iter().map(|(channel, _)| (channel.clone(), self.connect)).collect()
-    }
-
-    /// What the client wants to recover, in the order of [`channels`](Self::channels).
+    /// What the client wants to recover, in the order of the channels.
     pub fn recoveries(&self) -> impl Iterator<Item = Option<&Recovery>> {
-        self.channels.iter().map(|(_, recovery)| recovery.as_ref())
+        self.channels.iter().map(|joining| joining.recovery.as_ref())
     }
 }
 
-/// A recovered subscription answers the offset that was asked for, any other the top (client protocol, "Recovery").
-pub(crate) fn subscribed(recovery: Option<&Recovery>, standing: Option<&Standing>) -> SubscribeResult {
-    let was_recovering = recovery.is_some();
-    let Some(standing) = standing else { return SubscribeResult { was_recovering, ..SubscribeResult::default() } };
-    let missed = standing.missed.as_ref().filter(|_| was_recovering);
-    let publications: Option<Vec<_>> = missed.and_then(|missed| missed.iter().map(recovered).collect());
-    let since = recovery.filter(|_| publications.is_some()).map(|recovery| recovery.offset);
-    SubscribeResult {
-        recoverable: true,
-        positioned: true,
-        epoch: standing.top.epoch.to_string(),
-        offset: since.unwrap_or(standing.top.offset),
-        recovered: since.is_some(),
-        publications: publications.unwrap_or_default(),
-        was_recovering,
+impl Terms {
+    /// The topic's own terms, with what a token's `options` make different.
+    pub fn new(topic: &Topic, options: Option<&Options>) -> Self {
+        let overrides = options.map(|options| options.overrides).unwrap_or_default();
+        Self {
+            keeps: overrides.presence.unwrap_or(topic.presence),
+            announces: overrides.join_leave.unwrap_or(topic.join_leave),
+            hears: overrides.force_push_join_leave.unwrap_or(topic.force_join_leave),
+            info: options.and_then(|options| options.info.clone()),
+        }
+    }
+
+    /// Whether Redis is to know of the subscription.
+    pub fn shows(&self) -> bool {
+        self.keeps || self.announces
+    }
+}
+
+impl Joining {
+    /// `channel`, as far as the client's `wish` goes.
+    pub fn new(channel: Channel, wish: Option<&SubscribeRequest>, terms: Terms) -> Self {
+        let wish = wish.filter(|wish| wish.recover);
+        let recovery = wish.map(|wish| Recovery { epoch: wish.epoch.clone(), offset: wish.offset });
+        Self { channel, recovery, terms, data: None, expires_at: None }
+    }
+
+    /// The subscription as the client is told of it at `now`. A recovered one answers the offset that was asked for, any
+    /// other the top (client protocol, "Recovery").
+    pub(crate) fn result(&self, standing: Option<&Standing>, now: u64) -> SubscribeResult {
+        let was_recovering = self.recovery.is_some();
+        let ttl = self.expires_at.map(|at| u32::try_from(at.saturating_sub(now)).unwrap_or(u32::MAX));
+        let data = self.data.as_ref().map(Data::bytes).unwrap_or_default();
+        let expires = ttl.is_some();
+        let result = SubscribeResult { was_recovering, expires, ttl, data, ..SubscribeResult::default() };
+        let Some(standing) = standing else { return result };
+        let missed = standing.missed.as_ref().filter(|_| was_recovering);
+        let publications: Option<Vec<_>> = missed.and_then(|missed| missed.iter().map(recovered).collect());
+        let since = self.recovery.as_ref().filter(|_| publications.is_some()).map(|recovery| recovery.offset);
+        SubscribeResult {
+            recoverable: true,
+            positioned: true,
+            epoch: standing.top.epoch.to_string(),
+            offset: since.unwrap_or(standing.top.offset),
+            recovered: since.is_some(),
+            publications: publications.unwrap_or_default(),
+            ..result
+        }
     }
 }

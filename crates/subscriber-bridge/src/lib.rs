@@ -5,16 +5,20 @@
 mod admission;
 mod allowance;
 mod audience;
+pub mod backend;
 pub mod codes;
 pub mod config;
 mod connection;
 pub mod frame;
+pub mod gate;
 pub mod handshake;
 mod hub;
 pub mod incoming;
 pub mod join;
 mod listen;
 mod metrics;
+pub mod order;
+pub mod outbound;
 pub mod outbox;
 pub mod protocol;
 mod raw;
@@ -26,19 +30,22 @@ mod server;
 pub mod session;
 mod subscription;
 pub mod token;
+pub mod wire;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fanout_core::admin::{self, Health};
-use fanout_core::config::{ConfigError, secret};
+use fanout_core::config::ConfigError;
 use fanout_core::link::Link;
 use fanout_core::{Redis, Shutdown, Topics, UserId, telemetry};
 use tokio::net::TcpListener;
 
 use self::admission::Counts;
+use self::backend::Backend;
 pub use self::config::{BridgeConfig, Config};
+use self::gate::Gate;
 use self::hub::Hub;
 use self::listen::Listener;
 use self::metrics::Metrics;
@@ -58,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) link: Link,
     pub(crate) addresses: Counts<IpAddr>,
     pub(crate) users: Counts<UserId>,
+    /// Spreads the verification of connection tokens.
+    pub(crate) gate: Gate,
 }
 
 /// A bridge whose addresses are bound.
@@ -109,6 +118,9 @@ impl Bridge {
         let health = Health::new(&["redis", "link"]);
         let redis = Redis::connect(&self.config.redis)?;
         let config = self.config.subscriber_bridge;
+        if config.insecure {
+            tracing::warn!("insecure = true: everybody who reaches this address may do everything");
+        }
         let (link, connector) = Link::new(&self.config.redis)?;
         let room = Room::new(config.max_history_bytes);
         let hub = Hub::new(link.clone(), &redis, self.topics.clone(), metrics.clone(), room.clone());
@@ -122,7 +134,7 @@ impl Bridge {
             max_bytes: config.max_recovery_bytes / 2,
         };
         let rules = Rules {
-            tokens: self.tokens,
+            tokens: self.tokens.counted(metrics.token_keys.clone()),
             topics: self.topics,
             max_channels: config.max_channels,
             max_subscribes_per_second: config.max_subscribes_per_second,
@@ -130,6 +142,7 @@ impl Bridge {
         };
         let (addresses, users) = (Counts::default(), Counts::default());
         let rules = Arc::new(rules);
+        let gate = Gate::new(config.max_verifications_per_second);
         let shared = Arc::new(Shared {
             config,
             rules,
@@ -140,6 +153,7 @@ impl Bridge {
             link: link.clone(),
             addresses,
             users,
+            gate,
         });
         shutdown.spawn(admin::serve(self.operators, health.clone(), Arc::new(registry), shutdown.clone()));
         redis.join_deployment(&shutdown).await?;
@@ -149,6 +163,8 @@ impl Bridge {
             .spawn_apart(connector.run(move |event| hearing.hear(event), shutdown.clone()))
             .map_err(|error| ConfigError(format!("no thread for the link: {error}")))?;
         shutdown.spawn(repairer.run(shutdown.clone()));
+        let watching = (Arc::clone(&shared), shutdown.clone());
+        shutdown.spawn(async move { watching.0.rules.tokens.watch(watching.1).await });
         let lifetime = Duration::from_secs(self.config.redis.position_ttl_seconds.into());
         shutdown.spawn(repairer::examine(Arc::clone(&shared.hub), lifetime, shutdown.clone()));
         shutdown.spawn(listen::compare(redis.clone(), link.clone(), shutdown.clone()));
@@ -169,14 +185,23 @@ pub fn check(config: &Config) -> Result<(Tokens, Topics), ConfigError> {
     config.subscriber_bridge.check().map_err(ConfigError)?;
     Redis::check(&config.redis)?;
     let topics = Topics::new(config.topics.clone(), config.default_topic.clone()).map_err(ConfigError)?;
+    backend(&config.subscriber_bridge)?;
     Ok((tokens(&config.subscriber_bridge)?, topics))
 }
 
 /// The token keys of a configuration.
 ///
 /// # Errors
-/// No secret, or one that is too short; the text says how to give one.
+/// No key, or one that cannot be used; the text says how to give one.
 pub fn tokens(config: &BridgeConfig) -> Result<Tokens, ConfigError> {
-    let field = "subscriber_bridge.token_secret";
-    Tokens::new(secret(field, config.token_secret.as_ref(), config.token_secret_file.as_ref())?.as_ref())
+    Tokens::from_config(config)
+}
+
+/// The application's backend, if a configuration names one.
+///
+/// # Errors
+/// An address that is none; the text names the field.
+pub fn backend(config: &BridgeConfig) -> Result<Option<Backend>, ConfigError> {
+    let backend = |url: &String| Backend::new(url, config.ca_file.as_deref(), config.max_rpc_calls);
+    config.rpc_url.as_ref().map(backend).transpose()
 }

@@ -88,7 +88,7 @@ impl Listener {
             return self.metrics.raw_dropped.count("over max_raw_per_second");
         }
         match raw::route(name, topic, payload.clone()) {
-            Ok((channel, data)) => self.hub.publish_raw(&channel, data.as_bytes()),
+            Ok((channel, data)) => self.hub.publish_raw(&channel, data.bytes()),
             Err(reason) => {
                 self.metrics.raw_dropped.count(reason);
                 let sample = String::from_utf8_lossy(&payload[..payload.len().min(128)]).into_owned();

@@ -34,6 +34,8 @@ pub(crate) struct Metrics {
     pub(crate) raw_dropped: ByReason,
     /// Requests that did not become a WebSocket.
     pub(crate) refused: ByReason,
+    /// Token keys that changed, or should have, by what happened.
+    pub(crate) token_keys: ByReason,
 }
 
 impl Metrics {
@@ -55,6 +57,7 @@ impl Metrics {
             dropped: ByReason::register(registry, "publications_dropped", "Publications from Redis dropped, by reason"),
             raw_dropped: ByReason::register(registry, "raw_dropped", "Raw publications dropped, by reason"),
             refused: ByReason::register(registry, "handshakes_refused", "Requests that became no WebSocket, by reason"),
+            token_keys: ByReason::register(registry, "token_keys", "Token keys looked at or fetched, by what happened"),
             ..Self::default()
         };
         let Self { connections, connects, feeds, received, deliveries, .. } = &mut metrics;

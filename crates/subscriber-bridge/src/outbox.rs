@@ -12,11 +12,14 @@ use bytes::{Buf, Bytes};
 use fanout_core::Channel;
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use crate::codes::{CLOSED, Disconnect, SLOW, WRITE_ERROR};
 use crate::frame;
+use crate::order::Order;
+use crate::protocol::{Push, Reply};
 use crate::room::Taken;
+use crate::wire::{Shared, Wire};
 
 /// Frames in one vectored write; the kernel takes at most 1,024.
 const VECTORED: usize = 64;
@@ -24,11 +27,26 @@ const VECTORED: usize = 64;
 const ALLOCATION: usize = 32;
 /// Places in a queue that are kept when it is empty again.
 const KEPT: usize = 16;
+/// Bytes handed to a [`Sink::Queue`] at once, unless one frame is longer.
+const HANDED: usize = 64 * 1024;
+/// Orders that may wait for the connection's task.
+const MAX_ORDERS: usize = 128;
+
+/// Where an outbox writes.
+#[derive(Debug)]
+pub enum Sink {
+    /// A plain socket, which whoever has something writes to directly.
+    Socket(TcpStream),
+    /// Something that encodes for itself (TLS, an HTTP response): the connection's task hands it what waits, and it takes
+    /// the next only when it is done with the one before.
+    Queue(mpsc::Sender<Bytes>),
+}
 
 /// See the module.
 #[derive(Debug)]
 pub struct Outbox {
-    stream: TcpStream,
+    sink: Sink,
+    wire: Wire,
     queue: Mutex<Queue>,
     /// Wakes the connection's task: something waits, or the outbox was closed.
     changed: Notify,
@@ -49,15 +67,19 @@ struct Queue {
     ended: Vec<Channel>,
     /// Channels whose continuity is lost and of which the client is to be told.
     lost: Vec<Channel>,
+    /// What the connection's task is to do.
+    orders: VecDeque<Order>,
 }
 
 /// Why an outbox gives the word back to its connection.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Turn {
     /// It was closed.
     Closed(Disconnect),
     /// Continuity of these channels is lost, and the client has not been told yet.
     Lost(Vec<Channel>),
+    /// Somebody who does not hold the connection wants something of it.
+    Order(Box<Order>),
 }
 
 /// Which limit a frame counts against. Histories have one of their own: what a client has missed must not end its
@@ -81,6 +103,10 @@ struct Waiting {
 }
 
 impl Waiting {
+    fn live(frame: Bytes) -> Self {
+        Self { frame, kind: Kind::Live, conflation: None, _room: None }
+    }
+
     /// Bytes of memory: with the frame's place in the queue and the headers of its allocations, so that a million short
     /// frames cost what the limit says, too.
     fn cost(&self) -> usize {
@@ -89,43 +115,69 @@ impl Waiting {
 }
 
 impl Outbox {
-    /// An outbox that writes to `stream`; of live frames and of histories, so many bytes may wait.
+    /// An outbox that writes to `sink`; of live frames and of histories, so many bytes may wait.
     #[must_use]
-    pub fn new(stream: TcpStream, live: usize, history: usize) -> Self {
-        Self { stream, queue: Mutex::default(), changed: Notify::new(), limits: [live, history] }
+    pub fn new(sink: Sink, wire: Wire, live: usize, history: usize) -> Self {
+        Self { sink, wire, queue: Mutex::default(), changed: Notify::new(), limits: [live, history] }
     }
 
-    /// The socket, for reading.
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
+    /// The plain socket, for reading.
+    pub fn stream(&self) -> Option<&TcpStream> {
+        match &self.sink {
+            Sink::Socket(stream) => Some(stream),
+            Sink::Queue(_) => None,
+        }
     }
 
-    /// Sends a frame.
+    /// How everything here is encoded and framed.
+    pub fn wire(&self) -> Wire {
+        self.wire
+    }
+
+    /// Sends bytes that are framed already.
     pub fn send(&self, frame: Bytes) {
-        self.enqueue(&mut self.queue(), Waiting { frame, kind: Kind::Live, conflation: None, _room: None });
+        self.enqueue(&mut self.queue(), Waiting::live(frame));
+    }
+
+    /// Sends a reply.
+    pub(crate) fn reply(&self, reply: &Reply) {
+        self.send(self.wire.reply(reply));
     }
 
     /// Sends what a recovering client missed, which holds a part of the room for histories until it is written.
     pub(crate) fn recover(&self, frame: Bytes, room: Option<Taken>) {
-        self.enqueue(&mut self.queue(), Waiting { frame, kind: Kind::History, conflation: None, _room: room });
+        self.enqueue(&mut self.queue(), Waiting { kind: Kind::History, _room: room, ..Waiting::live(frame) });
     }
 
     /// Sends a publication; while the socket is behind, an older one with the same conflation is taken out.
-    pub(crate) fn publish(&self, frame: Bytes, kind: Kind, conflation: Option<&Arc<str>>) {
-        self.enqueue(&mut self.queue(), Waiting { frame, kind, conflation: conflation.cloned(), _room: None });
+    pub(crate) fn publish(&self, push: &Shared, kind: Kind, conflation: Option<&Arc<str>>) {
+        let frame = push.frame(self.wire);
+        let waiting = Waiting { kind, conflation: conflation.cloned(), ..Waiting::live(frame) };
+        self.enqueue(&mut self.queue(), waiting);
     }
 
     /// Sends the push that ends the subscription to `channel`, and tells the connection's task of it.
-    pub(crate) fn end_subscription(&self, channel: Channel, push: Bytes) {
+    pub(crate) fn end_subscription(&self, channel: Channel, push: Push) {
         let mut queue = self.queue();
         queue.ended.push(channel);
-        self.enqueue(&mut queue, Waiting { frame: push, kind: Kind::Live, conflation: None, _room: None });
+        self.enqueue(&mut queue, Waiting::live(self.wire.push(push)));
     }
 
     /// Tells the connection's task that continuity of `channel` is lost.
     pub(crate) fn lose(&self, channel: Channel) {
         self.queue().lost.push(channel);
         self.changed.notify_one();
+    }
+
+    /// Gives the connection's task something to do; `false` when too much waits for it already, or it has ended.
+    pub(crate) fn order(&self, order: Order) -> bool {
+        let mut queue = self.queue();
+        if queue.closed.is_some() || queue.orders.len() >= MAX_ORDERS {
+            return false;
+        }
+        queue.orders.push_back(order);
+        self.changed.notify_one();
+        true
     }
 
     /// Takes the subscriptions that were ended from this side since the last call.
@@ -135,17 +187,17 @@ impl Outbox {
 
     /// Ends the connection: a close frame follows what waits, or for a slow client replaces it. The first reason counts.
     pub fn close(&self, disconnect: Disconnect) {
-        self.close_locked(&mut self.queue(), disconnect, last_frame(disconnect));
+        self.close_locked(&mut self.queue(), disconnect);
     }
 
     /// Ends the connection because the client has closed it: the echo of its close frame follows what waits.
     pub fn echo_close(&self, code: Option<u16>) {
-        self.close_locked(&mut self.queue(), CLOSED, Some(frame::close_echo(code)));
+        self.close_with(&mut self.queue(), CLOSED, Some(frame::close_echo(code)));
     }
 
     /// Why the connection ends, once it does.
     pub fn closed(&self) -> Option<Disconnect> {
-        self.queue().closed
+        self.queue().closed.clone()
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -157,41 +209,49 @@ impl Outbox {
         if queue.closed.is_some() || frame.is_empty() {
             return;
         }
-        if queue.frames.is_empty() {
-            match self.stream.try_write(frame) {
+        if let Sink::Socket(stream) = &self.sink
+            && queue.frames.is_empty()
+        {
+            match stream.try_write(frame) {
                 Ok(written) if written == frame.len() => return,
                 Ok(written) => {
                     frame.advance(written);
                     queue.begun = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return self.close_locked(queue, WRITE_ERROR, None),
+                Err(_) => return self.close_locked(queue, WRITE_ERROR),
             }
         } else if let Some(key) = &waiting.conflation {
             queue.remove_conflated(key);
         }
         let kind = waiting.kind as usize;
         if queue.costs[kind] + waiting.cost() > self.limits[kind] {
-            return self.close_locked(queue, SLOW, last_frame(SLOW));
+            return self.close_locked(queue, SLOW);
         }
         queue.costs[kind] += waiting.cost();
         queue.frames.push_back(waiting);
         self.changed.notify_one();
     }
 
-    /// `last` is the close frame; without one nothing more is written at all.
-    fn close_locked(&self, queue: &mut Queue, disconnect: Disconnect, last: Option<Bytes>) {
+    fn close_locked(&self, queue: &mut Queue, disconnect: Disconnect) {
+        // With what the peer is told of an ending, if it still listens.
+        let last = (disconnect != WRITE_ERROR && disconnect != CLOSED).then(|| self.wire.close(&disconnect));
+        self.close_with(queue, disconnect, last);
+    }
+
+    /// Without `last`, nothing more is written at all.
+    fn close_with(&self, queue: &mut Queue, disconnect: Disconnect, last: Option<Bytes>) {
         if queue.closed.is_some() {
             return;
         }
-        queue.closed = Some(disconnect);
         if disconnect == SLOW {
             queue.frames.truncate(usize::from(queue.begun));
         }
         match last {
             None => queue.frames.clear(),
-            Some(frame) => queue.frames.push_back(Waiting { frame, kind: Kind::Live, conflation: None, _room: None }),
+            Some(frame) => queue.frames.push_back(Waiting::live(frame)),
         }
+        queue.closed = Some(disconnect);
         queue.costs = [Kind::Live, Kind::History]
             .map(|kind| queue.frames.iter().filter(|waiting| waiting.kind == kind).map(Waiting::cost).sum());
         self.changed.notify_one();
@@ -202,25 +262,35 @@ impl Outbox {
         loop {
             {
                 let mut queue = self.queue();
-                if let Some(disconnect) = queue.closed {
-                    return Turn::Closed(disconnect);
+                if let Some(disconnect) = &queue.closed {
+                    return Turn::Closed(disconnect.clone());
                 }
                 if !queue.lost.is_empty() {
                     return Turn::Lost(std::mem::take(&mut queue.lost));
                 }
+                if let Some(order) = queue.orders.pop_front() {
+                    return Turn::Order(Box::new(order));
+                }
             }
-            if self.is_empty() {
+            if !self.is_empty() {
+                if self.write().await.is_err() {
+                    self.close(WRITE_ERROR);
+                }
+            } else if let Sink::Queue(taker) = &self.sink {
+                tokio::select! {
+                    () = self.changed.notified() => {}
+                    // Nobody else would notice that the peer is gone.
+                    () = taker.closed() => self.close(CLOSED),
+                }
+            } else {
                 self.changed.notified().await;
-            } else if self.stream.writable().await.is_err() || self.write_waiting().is_err() {
-                self.close(WRITE_ERROR);
             }
         }
     }
 
     /// Writes the rest of a closed outbox, at most for `patience`.
     pub async fn finish(&self, patience: Duration) {
-        let rest =
-            async { while !self.is_empty() && self.stream.writable().await.is_ok() && self.write_waiting().is_ok() {} };
+        let rest = async { while !self.is_empty() && self.write().await.is_ok() {} };
         // A peer that does not read forfeits the close frame.
         let _ = tokio::time::timeout(patience, rest).await;
     }
@@ -228,19 +298,36 @@ impl Outbox {
     /// Tells the peer that nothing follows; what it still sends can be read.
     pub(crate) fn hang_up(&self) {
         // A socket that is gone has no end to tell.
-        let _ = SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write);
+        if let Sink::Socket(stream) = &self.sink {
+            let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Write);
+        }
     }
 
     fn is_empty(&self) -> bool {
         self.queue().frames.is_empty()
     }
 
+    /// Writes some of what waits, once the other side takes it.
+    async fn write(&self) -> io::Result<()> {
+        match &self.sink {
+            Sink::Socket(stream) => {
+                stream.writable().await?;
+                self.write_waiting(stream)
+            }
+            Sink::Queue(taker) => {
+                let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+                taker.reserve().await.map_err(gone)?.send(self.queue().take(HANDED));
+                Ok(())
+            }
+        }
+    }
+
     /// One vectored write of what waits.
-    fn write_waiting(&self) -> io::Result<()> {
+    fn write_waiting(&self, stream: &TcpStream) -> io::Result<()> {
         let mut queue = self.queue();
         let slices: Vec<IoSlice<'_>> =
             queue.frames.iter().take(VECTORED).map(|waiting| IoSlice::new(&waiting.frame)).collect();
-        match self.stream.try_write_vectored(&slices) {
+        match stream.try_write_vectored(&slices) {
             Ok(written) => {
                 queue.advance(written);
                 Ok(())
@@ -251,17 +338,28 @@ impl Outbox {
     }
 }
 
-/// With what the peer is told of an ending, if it still listens.
-fn last_frame(disconnect: Disconnect) -> Option<Bytes> {
-    (disconnect != WRITE_ERROR && disconnect != CLOSED).then(|| frame::close(disconnect))
-}
-
 impl Queue {
     fn remove_conflated(&mut self, key: &Arc<str>) {
         let fixed = usize::from(self.begun);
         let older = self.frames.iter().skip(fixed).position(|waiting| waiting.conflation.as_ref() == Some(key));
         if let Some(removed) = older.and_then(|index| self.frames.remove(index + fixed)) {
             self.costs[removed.kind as usize] -= removed.cost();
+        }
+    }
+
+    /// The first frame, and those after it that together are at most `bytes`.
+    fn take(&mut self, bytes: usize) -> Bytes {
+        let mut sizes = 0;
+        let fits = |waiting: &&Waiting| {
+            sizes += waiting.frame.len();
+            sizes <= bytes
+        };
+        let count = self.frames.iter().take_while(fits).count().max(1);
+        let frames: Vec<Bytes> = self.frames.iter().take(count).map(|waiting| waiting.frame.clone()).collect();
+        self.advance(frames.iter().map(Bytes::len).sum());
+        match <[Bytes; 1]>::try_from(frames) {
+            Ok([one]) => one,
+            Err(several) => several.concat().into(),
         }
     }
 
@@ -289,13 +387,21 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::protocol::Encoding;
+    use crate::wire::Framing;
+
+    const WIRE: Wire = Wire { encoding: Encoding::Json, framing: Framing::WebSocket, one_way: false };
+
+    fn shared(data: &'static str) -> Shared {
+        Shared::new(crate::protocol::published("c", crate::protocol::publication(data.into(), None, None)))
+    }
 
     async fn pair(limit: usize) -> (Outbox, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let client = TcpStream::connect(listener.local_addr().expect("address")).await.expect("connects");
         let (server, _) = listener.accept().await.expect("accepts");
         server.writable().await.expect("writable");
-        (Outbox::new(server, limit, 2 * limit), client)
+        (Outbox::new(Sink::Socket(server), WIRE, limit, 2 * limit), client)
     }
 
     /// Fills what the kernel takes, so that what follows has to wait.
@@ -327,14 +433,15 @@ mod tests {
         let (outbox, client) = pair(8 * 1024 * 1024).await;
         stuff(&outbox);
         let key: Arc<str> = "wallet-updates:#42 7".into();
-        outbox.publish(Bytes::from_static(b"<old>"), Kind::Live, Some(&key));
-        outbox.publish(Bytes::from_static(b"<order>"), Kind::Live, None);
-        outbox.publish(Bytes::from_static(b"<new>"), Kind::Live, Some(&key));
+        outbox.publish(&shared("\"old\""), Kind::Live, Some(&key));
+        outbox.publish(&shared("\"order\""), Kind::Live, None);
+        outbox.publish(&shared("\"new\""), Kind::Live, Some(&key));
         outbox.close(crate::codes::SHUTDOWN);
         outbox.send(Bytes::from_static(b"<too late>"));
         let all = rest(Arc::new(outbox), client).await;
-        let end = String::from_utf8_lossy(&all[all.len() - 40..]).into_owned();
-        assert!(end.contains("...<order><new>\u{fffd}") && end.ends_with("shutdown"), "{end}");
+        let end = String::from_utf8_lossy(&all[all.len() - 160..]).into_owned();
+        let (order, new) = (end.find("\"order\"").expect("the order"), end.find("\"new\"").expect("the newest"));
+        assert!(order < new && !end.contains("old") && end.ends_with("shutdown"), "{end}");
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use fanout_core::envelope::{Envelope, Position};
+use fanout_core::envelope::Position;
 use fanout_core::history::{self, Since};
 use fanout_core::names::Feed;
 use fanout_core::{Channel, Topic, position};
@@ -10,7 +10,8 @@ use fanout_core::{Channel, Topic, position};
 use crate::join::{Recovery, Standing};
 use crate::metrics::Metrics;
 use crate::room::Taken;
-use crate::{Shared, frame, protocol};
+use crate::wire::Wire;
+use crate::{Shared, protocol};
 
 /// Most bytes of missed publications in one reply: clients take messages of 1 MiB (centrifuge-python) at least.
 const MAX_REPLY_BYTES: usize = 768 * 1024;
@@ -65,8 +66,12 @@ async fn read_missed(shared: &Shared, asked: &[(usize, Since)], standings: &mut 
 }
 
 /// What does not go into the reply follows it as pushes, so that no client meets a message larger than it takes: the
-/// replies' share of `standings` stays, the rest is encoded and returned.
-pub(crate) fn beyond_the_reply(channels: &[(Channel, bool)], standings: &mut [Option<Standing>]) -> Vec<bytes::Bytes> {
+/// replies' share of `standings` stays, the rest is encoded for `wire` and returned.
+pub(crate) fn beyond_the_reply(
+    channels: &[(Channel, bool)],
+    standings: &mut [Option<Standing>],
+    wire: Wire,
+) -> Vec<bytes::Bytes> {
     let mut room = MAX_REPLY_BYTES;
     let mut frames = Vec::new();
     for ((channel, _), standing) in channels.iter().zip(standings) {
@@ -77,11 +82,8 @@ pub(crate) fn beyond_the_reply(channels: &[(Channel, bool)], standings: &mut [Op
             fits
         });
         let rest = missed.split_off(fits.count());
-        let envelopes = rest.iter().filter_map(|envelope| Envelope::parse(envelope).ok());
-        frames.extend(envelopes.map(|envelope| {
-            let (data, position) = (envelope.data.as_bytes(), Some(envelope.position));
-            frame::text(&protocol::publication(channel.as_str(), data, position, Some(&envelope.description)))
-        }));
+        let publications = rest.iter().filter_map(protocol::recovered);
+        frames.extend(publications.map(|one| wire.push(protocol::published(channel.as_str(), one))));
     }
     frames
 }

@@ -2,22 +2,24 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use fanout_core::Channel;
 use fanout_core::envelope::Position;
 
 use crate::outbox::{Kind, Outbox};
+use crate::wire::Shared;
 
 /// Publications held per subscription while its position is read. More means that reading takes far too long.
 const MAX_HELD: usize = 1_024;
 /// Bytes held per subscription while its position is read.
 const MAX_HELD_BYTES: usize = 1024 * 1024;
 
-/// A publication, encoded for the wire.
+/// A publication on its way to subscribers.
 #[derive(Debug, Clone)]
 pub(crate) struct Held {
-    /// The frame that every subscriber gets.
-    pub(crate) frame: Bytes,
+    /// What every subscriber gets, each as its wire wants it.
+    pub(crate) push: Arc<Shared>,
+    /// Bytes of its data.
+    pub(crate) bytes: usize,
     /// Whether it happens now or is repaired.
     pub(crate) kind: Kind,
     /// Its position; none without history.
@@ -93,7 +95,7 @@ impl Subscription {
     pub(crate) fn offer(&mut self, held: &Held, continues: Continues) -> Verdict {
         match &mut self.phase {
             Phase::Joining { held: waiting, bytes, disturbed } => {
-                *bytes += held.frame.len();
+                *bytes += held.bytes;
                 if waiting.len() < MAX_HELD && *bytes <= MAX_HELD_BYTES {
                     waiting.push(held.clone());
                 } else {
@@ -113,7 +115,7 @@ impl Subscription {
                 }
             }
         }
-        self.outbox.publish(held.frame.clone(), held.kind, held.conflation.as_ref());
+        self.outbox.publish(&held.push, held.kind, held.conflation.as_ref());
         Verdict::Deliver
     }
 

@@ -20,7 +20,8 @@ use subscriber_bridge::codes::Disconnect;
 use subscriber_bridge::frame::{self, Received};
 use subscriber_bridge::handshake;
 use subscriber_bridge::incoming::Incoming;
-use subscriber_bridge::outbox::{Outbox, Turn};
+use subscriber_bridge::outbox::{Outbox, Sink, Turn};
+use subscriber_bridge::wire::Wire;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
@@ -71,7 +72,7 @@ async fn connection(stream: TcpStream) {
         return;
     }
     let parts = http.into_parts();
-    let outbox = Arc::new(Outbox::new(parts.io.into_inner(), MAX_WAITING, MAX_WAITING));
+    let outbox = Arc::new(Outbox::new(Sink::Socket(parts.io.into_inner()), Wire::USUAL, MAX_WAITING, MAX_WAITING));
     let mut incoming = Incoming::new(Arc::clone(&outbox), BytesMut::from(parts.read_buf), MAX_MESSAGE);
     match echo(&outbox, &mut incoming).await {
         Ok(()) => {}

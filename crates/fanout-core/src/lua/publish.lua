@@ -4,8 +4,9 @@
 --            server that the caller expects ('': any);
 -- ARGV[7…]   per publication: feed, channel, topic, history size, history seconds, what it replaces in the history ('' on
 --            an unconflated topic: nothing; else 'key KEY', or 'none'), kind of idempotency ('', 'key' or 'entry'), its
---            value, body
--- Returns    per publication {1 published | 0 repeated, epoch, offset}; offset 0 where the topic keeps no history. Another
+--            value, version (0: none), the version's epoch ('': any), body
+-- Returns    per publication {1 published | 0 repeated, epoch, offset}; offset 0 where the topic keeps no history. What is
+--            not newer than the channel's last version is answered as repeated, with the top as its offset. Another
 --            server than the expected one appends nothing: it may lack what the caller published before.
 
 local publish, entry_ttl, key_ttl, expected = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
@@ -64,22 +65,42 @@ local function replace(position, topic, channel, envelope, size, replaces, offse
   return latest
 end
 
+-- Numbers of 64 bits do not fit a number of Lua, so that they are compared as the digits they came in.
+local function newer(version, than)
+  return #version > #than or (#version == #than and version > than)
+end
+
+-- The top of a channel whose last version is as new as this one, else nothing; a version is stored as `NUMBER EPOCH`.
+local function overtaken(position, topic, version, version_epoch)
+  local state = redis.call('HMGET', position, 'version:' .. topic, 'top:' .. topic)
+  local last, last_epoch = string.match(state[1] or '', '^(%d+) (.*)$')
+  local comparable = last and (version_epoch == '' or version_epoch == last_epoch)
+  if comparable and not newer(version, last) then
+    return tonumber(state[2] or 0)
+  end
+end
+
 local results = {}
-for i = 7, #ARGV, 9 do
+for i = 7, #ARGV, 11 do
   local feed, channel, topic = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local size, ttl = tonumber(ARGV[i + 3]), ARGV[i + 4]
-  local replaces, once, value, body = ARGV[i + 5], ARGV[i + 6], ARGV[i + 7], ARGV[i + 8]
+  local replaces, once, value = ARGV[i + 5], ARGV[i + 6], ARGV[i + 7]
+  local version, version_epoch, body = ARGV[i + 8], ARGV[i + 9], ARGV[i + 10]
+  local versioned = size > 0 and version ~= '0'
+  local position = prefix .. 'position:' .. feed
   -- A channel has colons and no blanks, so that no two pairs make the same name.
   local once_key = prefix .. 'once:' .. channel .. ' ' .. value
 
   local earlier = once == 'key' and redis.call('GET', once_key)
+  local top = versioned and overtaken(position, topic, version, version_epoch)
   if earlier then
     local epoch, offset = string.match(earlier, '^(%S+) (%d+)$')
     results[#results + 1] = {0, epoch, tonumber(offset)}
   elseif once == 'entry' and entry_seen(value) then
     results[#results + 1] = {0, '', 0}
+  elseif top then
+    results[#results + 1] = {0, open_epoch(position, feed), top}
   else
-    local position = prefix .. 'position:' .. feed
     local epoch = open_epoch(position, feed)
     local sequence = redis.call('HINCRBY', position, 'sequence', 1)
     local offset = size > 0 and redis.call('HINCRBY', position, 'top:' .. topic, 1) or 0
@@ -92,6 +113,9 @@ for i = 7, #ARGV, 9 do
     end
     redis.call(publish, prefix .. 'feed:' .. feed, envelope)
     -- Remembered last: when memory runs out half way, a repeated publication is harmless and a lost one is not.
+    if versioned then
+      redis.call('HSET', position, 'version:' .. topic, version .. ' ' .. version_epoch)
+    end
     if once == 'entry' then
       remember_entry(value)
     elseif once == 'key' then

@@ -105,8 +105,8 @@ async fn snapshot(
         ..subscriber_bridge::BridgeConfig::default()
     };
     let identity =
-        subscriber_bridge::tokens(&config)?.verify(token.unwrap_or_default(), griot_tests::token::unix_seconds());
-    if !identity.is_ok_and(|identity| identity.user.as_str() == user) {
+        subscriber_bridge::tokens(&config)?.connection(token.unwrap_or_default(), griot_tests::token::unix_seconds());
+    if !identity.is_ok_and(|identity| identity.user.is_some_and(|signed_in| signed_in.as_str() == user)) {
         return Err(Failure(StatusCode::FORBIDDEN, "sign in first".into()));
     }
     let pool = shop.stage.database.pool();

@@ -1,0 +1,136 @@
+//! Client-side subscriptions: subscribe, unsubscribe, sub_refresh, and what comes of a join.
+
+use fanout_core::{Channel, Data};
+
+use super::{Refusal, Session, Step, Subscribed, answer, expiry};
+use crate::codes;
+use crate::join::{Join, Joining, Standing, Terms};
+use crate::protocol::message::{Empty, SubRefreshRequest, SubscribeRequest};
+use crate::protocol::{Reply, failure};
+use crate::token::{Grant, TokenError};
+
+/// A flag of a request: an error, rather than a subscription that has lost its position.
+const ONLY_RECOVERED: i64 = 2;
+/// The kind of subscription whose absence has a code of its own.
+const SHARED_POLL: i32 = 4;
+
+impl Session {
+    pub(super) fn subscribe(&mut self, id: u32, request: &SubscribeRequest, now: u64) -> Result<Step, Refusal> {
+        if !matches!(request.delta.as_str(), "" | "fossil") {
+            return Err(codes::BAD_REQUEST.into());
+        }
+        let (channel, topic) = self.channel(&request.channel)?;
+        match request.r#type {
+            0 if request.filter.is_some() => return Err(codes::BAD_COMMAND.into()),
+            0 => {}
+            SHARED_POLL => return Err(codes::FEATURE_OFF.into()),
+            _ => return Err(codes::PERMISSION_DENIED.into()),
+        }
+        if self.channels.contains_key(&channel) {
+            return Err(codes::ALREADY_SUBSCRIBED.into());
+        }
+        let own = channel.owner().is_none_or(|owner| self.user().is_some_and(|user| user.as_str() == owner));
+        let grant = match request.token.is_empty() {
+            true => None,
+            false => Some(self.grant(&request.token, &channel, now, codes::PERMISSION_DENIED.into())?),
+        };
+        // A token opens any topic, but nobody else's personal channel.
+        let permitted = if grant.is_some() { own } else { self.may_subscribe(topic, self.user(), &channel) };
+        if !permitted {
+            return Err(codes::PERMISSION_DENIED.into());
+        }
+        let mut terms = Terms::new(topic, grant.as_ref().map(|grant| &grant.options));
+        let sees = self.rules.insecure || topic.permits(topic.see_presence, self.user(), &channel, true);
+        terms.hears |= request.join_leave && topic.join_leave && sees;
+        let mut joining = Joining::new(channel, Some(request), terms);
+        if let Some(grant) = grant {
+            joining.data = grant.options.data;
+            joining.expires_at = grant.expires_at.filter(|_| !self.rules.insecure);
+        }
+        if self.channels.len() >= self.rules.max_channels {
+            return Err(codes::LIMIT_EXCEEDED.into());
+        }
+        if !self.subscribes.take(now) {
+            return Err(codes::TOO_MANY_REQUESTS.into());
+        }
+        let only_recovered = request.recover && request.flag & ONLY_RECOVERED != 0;
+        Ok(Step::Join(Join { id, channels: vec![joining], connect: false, only_recovered }))
+    }
+
+    /// What a subscription token for `channel` grants; one that is not valid is answered as `invalid`.
+    fn grant(&self, token: &str, channel: &Channel, now: u64, invalid: Refusal) -> Result<Grant, Refusal> {
+        let grant = match self.rules.tokens.subscription(token, now) {
+            Ok(grant) => grant,
+            Err(TokenError::Expired) => return Err(codes::TOKEN_EXPIRED.into()),
+            Err(TokenError::Invalid) => return Err(invalid),
+            Err(TokenError::UnknownKey) => return Err(Refusal::Unlearnt(Box::new(invalid))),
+        };
+        match grant.fits(self.user(), channel, &self.client) {
+            true => Ok(grant),
+            false => Err(codes::INVALID_TOKEN.into()),
+        }
+    }
+
+    /// The channels of `join` are subscribed and stand as in `standings`, in the same order; a channel without history has
+    /// none, and one that could not be read makes its subscription unrecoverable. Returns the reply.
+    ///
+    /// # Errors
+    /// The reply of a subscription that is not wanted as it stands: its channel is to be left before it is sent.
+    pub fn joined(&mut self, join: Join, standings: &[Option<Standing>], now: u64) -> Result<Reply, Reply> {
+        if join.connect {
+            return Ok(self.connected(join, standings, now));
+        }
+        let (id, only_recovered) = (join.id, join.only_recovered);
+        let (Some(joining), Some(standing)) = (join.channels.into_iter().next(), standings.first()) else {
+            return Err(failure(id, codes::INTERNAL));
+        };
+        let result = joining.result(standing.as_ref(), now);
+        if only_recovered && !result.recovered {
+            return Err(failure(id, codes::UNRECOVERABLE));
+        }
+        self.own(joining, false);
+        Ok(Reply { id, subscribe: Some(result), ..Reply::default() })
+    }
+
+    pub(super) fn own(&mut self, joining: Joining, server_side: bool) {
+        let Joining { channel, expires_at, terms, .. } = joining;
+        self.channels.insert(channel, Subscribed { server_side, expires_at, terms });
+    }
+
+    pub(super) fn unsubscribe(&mut self, id: u32, name: &str) -> Result<Step, Refusal> {
+        let done = Reply { id, unsubscribe: Some(Empty {}), ..Reply::default() };
+        match self.channel(name).map(|(channel, _)| channel) {
+            Ok(channel) => {
+                let terms = self.ended(&channel);
+                Ok(Step::Leave(channel, terms, Box::new(done)))
+            }
+            // Ending what was never there succeeds.
+            Err(Refusal::Command(_)) => Ok(answer(done)),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    pub(super) fn sub_refresh(&mut self, id: u32, request: &SubRefreshRequest, now: u64) -> Result<Step, Refusal> {
+        let (channel, _) = self.channel(&request.channel)?;
+        if !self.channels.contains_key(&channel) {
+            return Err(codes::PERMISSION_DENIED.into());
+        }
+        if request.token.is_empty() {
+            return Err(codes::BAD_COMMAND.into());
+        }
+        let grant = self.grant(&request.token, &channel, now, codes::INVALID_TOKEN.into())?;
+        let expires_at = grant.expires_at.filter(|_| !self.rules.insecure);
+        if let Some(subscribed) = self.channels.get_mut(&channel) {
+            subscribed.expires_at = expires_at;
+            subscribed.terms.info = grant.options.info;
+        }
+        Ok(answer(Reply { id, sub_refresh: Some(expiry(expires_at, now)), ..Reply::default() }))
+    }
+
+    /// A server-side subscription that begins during the connection: what was said of it by whoever began it.
+    pub fn adopted(&mut self, joining: Joining) -> Option<Data> {
+        let data = joining.data.clone();
+        self.own(joining, true);
+        data
+    }
+}

@@ -1,0 +1,149 @@
+//! The wire of a connection: how replies are encoded and framed for its transport.
+//!
+//! Connections of the same wire share what is written to them, so a publication is encoded once for each wire in use.
+
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+
+use crate::codes::Disconnect;
+use crate::frame;
+use crate::protocol::message::Disconnected;
+use crate::protocol::{Encoding, Push, Reply};
+
+/// What stands around a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Framing {
+    /// WebSocket messages: text for JSON, binary for protobuf.
+    WebSocket,
+    /// A stream: lines for JSON, nothing for protobuf, which carries its lengths.
+    Stream,
+    /// Server-sent events.
+    Events,
+}
+
+/// See the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Wire {
+    /// How replies are written.
+    pub encoding: Encoding,
+    /// What stands around each.
+    pub framing: Framing,
+    /// Only the bridge speaks: pushes stand alone, and pings are not answered.
+    pub one_way: bool,
+}
+
+impl Wire {
+    /// How many there can be.
+    const COUNT: usize = 12;
+    /// JSON over WebSocket, both ways: what the official clients speak unless asked for something else.
+    pub const USUAL: Self = Self { encoding: Encoding::Json, framing: Framing::WebSocket, one_way: false };
+
+    fn index(self) -> usize {
+        (self.framing as usize * 2 + self.encoding as usize) * 2 + usize::from(self.one_way)
+    }
+
+    /// A reply; on a one-way wire only what is a push can be said.
+    pub(crate) fn reply(self, reply: &Reply) -> Bytes {
+        match (self.one_way, &reply.push) {
+            (true, Some(push)) => self.frame(&self.encoding.push(push)),
+            (true, None) => Bytes::new(),
+            (false, _) => self.frame(&self.encoding.reply(reply)),
+        }
+    }
+
+    /// A push.
+    pub(crate) fn push(self, push: Push) -> Bytes {
+        self.reply(&Reply { push: Some(push), ..Reply::default() })
+    }
+
+    /// What asks for a sign of life.
+    pub(crate) fn ping(self) -> Bytes {
+        self.frame(self.encoding.ping())
+    }
+
+    /// The last words. A WebSocket has a close frame for them; one-way clients are given the push beside it, as they may
+    /// read nothing else.
+    pub(crate) fn close(self, disconnect: &Disconnect) -> Bytes {
+        let said = Disconnected { code: disconnect.code, reason: disconnect.reason.clone().into_owned() };
+        let push = Push { disconnect: Some(said), ..Push::default() };
+        match (self.framing, self.one_way) {
+            (Framing::WebSocket, false) => frame::close(disconnect),
+            (Framing::WebSocket, true) => [self.push(push), frame::close(disconnect)].concat().into(),
+            (Framing::Stream | Framing::Events, _) => self.push(push),
+        }
+    }
+
+    fn frame(self, encoded: &[u8]) -> Bytes {
+        match (self.framing, self.encoding) {
+            _ if encoded.is_empty() => Bytes::new(),
+            (Framing::WebSocket, Encoding::Json) => frame::text(encoded),
+            (Framing::WebSocket, Encoding::Protobuf) => frame::binary(encoded),
+            (Framing::Stream, Encoding::Json) => [encoded, b"\n"].concat().into(),
+            (Framing::Stream, Encoding::Protobuf) => Bytes::copy_from_slice(encoded),
+            (Framing::Events, _) => [b"data: ", encoded, b"\n\n"].concat().into(),
+        }
+    }
+}
+
+/// A push that goes to many, encoded for each wire when the first connection of that wire is given it.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    push: Push,
+    frames: [OnceLock<Bytes>; Wire::COUNT],
+}
+
+impl Shared {
+    pub(crate) fn new(push: Push) -> Self {
+        Self { push, frames: [const { OnceLock::new() }; Wire::COUNT] }
+    }
+
+    /// The bytes for connections of `wire`.
+    pub(crate) fn frame(&self, wire: Wire) -> Bytes {
+        self.frames[wire.index()].get_or_init(|| wire.push(self.push.clone())).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::publication;
+    use crate::{codes, protocol};
+
+    fn wire(framing: Framing, encoding: Encoding, one_way: bool) -> Wire {
+        Wire { encoding, framing, one_way }
+    }
+
+    #[test]
+    fn every_wire_has_a_place_of_its_own() {
+        let mut places = Vec::new();
+        for framing in [Framing::WebSocket, Framing::Stream, Framing::Events] {
+            for encoding in [Encoding::Json, Encoding::Protobuf] {
+                places.extend([false, true].map(|one_way| wire(framing, encoding, one_way).index()));
+            }
+        }
+        assert_eq!(places, (0..Wire::COUNT).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn each_transport_frames_the_same_push_in_its_way() {
+        let shared = Shared::new(protocol::published("a", publication(Bytes::from_static(b"1"), None, None)));
+        let frame = |framing, encoding, one_way| shared.frame(wire(framing, encoding, one_way));
+        let reply = r#"{"push":{"channel":"a","pub":{"data":1}}}"#;
+        let push = r#"{"channel":"a","pub":{"data":1}}"#;
+        assert_eq!(frame(Framing::WebSocket, Encoding::Json, false)[2..], *reply.as_bytes());
+        assert_eq!(frame(Framing::Stream, Encoding::Json, false), format!("{reply}\n"));
+        assert_eq!(frame(Framing::Events, Encoding::Json, true), format!("data: {push}\n\n"));
+        let binary = frame(Framing::WebSocket, Encoding::Protobuf, false);
+        assert_eq!(binary.as_ref(), b"\x82\x0b\x0a\x22\x08\x12\x01a\x22\x03\x22\x011");
+        assert_eq!(frame(Framing::Stream, Encoding::Protobuf, false), binary[2..]);
+    }
+
+    #[test]
+    fn the_last_words_are_a_close_frame_or_a_push() {
+        let close = |framing, one_way| wire(framing, Encoding::Json, one_way).close(&codes::SHUTDOWN);
+        assert_eq!(close(Framing::WebSocket, false).as_ref(), b"\x88\x0a\x0b\xb9shutdown");
+        assert_eq!(close(Framing::Stream, false), "{\"push\":{\"disconnect\":{\"code\":3001,\"reason\":\"shutdown\"}}}\n");
+        assert!(close(Framing::WebSocket, true).ends_with(b"\x88\x0a\x0b\xb9shutdown"));
+    }
+}
