@@ -65,8 +65,6 @@ pub(crate) const INSUFFICIENT: Disconnect = disconnect(3010, "insufficient state
 pub(crate) const NO_PONG: Disconnect = disconnect(3012, "no pong");
 /// More connections at once than their tokens can be verified in time: the client comes back later.
 pub(crate) const CROWDED: Disconnect = disconnect(3013, "too many requests");
-/// The bridge cannot do at the moment what is asked for: the client comes back later.
-pub(crate) const INTERNAL: Disconnect = disconnect(3004, "internal server error");
 /// The token is not valid.
 pub(crate) const INVALID_TOKEN: Disconnect = disconnect(3500, "invalid token");
 /// The client broke the protocol.
@@ -79,14 +77,10 @@ pub(crate) const CONNECTION_LIMIT: Disconnect = disconnect(3504, "connection lim
 pub(crate) const CHANNEL_LIMIT: Disconnect = disconnect(3505, "channel limit");
 /// The user may not connect.
 pub(crate) const DENIED: Disconnect = disconnect(3507, "permission denied");
-/// The API asked for it.
-pub(crate) const FORCED: Disconnect = disconnect(3503, "force disconnect");
 /// A server-side subscription's token expired.
 pub(crate) const SERVER_SIDE_EXPIRED: Disconnect = disconnect(3006, "subscription expired");
 /// Something failed that is not the client's fault.
 pub(crate) const INTERNAL_ERROR: Disconnect = disconnect(3004, "internal server error");
-/// More than the bridge can serve at the moment.
-pub(crate) const TOO_MANY: Disconnect = disconnect(3013, "too many requests");
 /// `send` has no receiver here.
 pub(crate) const NOT_AVAILABLE: Disconnect = disconnect(3508, "not available");
 /// A binary message on a JSON connection.

@@ -1,12 +1,15 @@
-//! The life of one WebSocket connection: read commands, keep the outbox moving, ping, and leave nothing behind.
+//! The life of one connection: take commands, keep the outbox moving, ping, and leave nothing behind.
+
+mod ordered;
+mod perform;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use fanout_core::presence::Member;
 use fanout_core::{Channel, Shutdown, UserId};
-use futures::future::join_all;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use crate::Shared;
 use crate::admission::Guest;
@@ -14,16 +17,19 @@ use crate::codes::{self, Disconnect};
 use crate::frame::{self, Received};
 use crate::hub::ConnectionId;
 use crate::incoming::Incoming;
-use crate::join::Join;
 use crate::outbox::{Outbox, Turn};
-use crate::recovery;
-use crate::session::{Session, Step};
+use crate::protocol::message::ConnectRequest;
+use crate::protocol::Encoding;
+use crate::session::{Manner, Session, Step};
+use crate::wire::Framing;
 
 /// How long a subscription may wait for Redis before it is answered as unrecoverable; clients give up after 5 s. Many that
 /// come back at once wait for each other.
 const JOIN_PATIENCE: Duration = Duration::from_secs(4);
 /// The same while the link to Redis is lost: it may be back in a moment, and is hardly worth more.
 const LOST_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a client waits for its token to be verified; clients give up after 5 s.
+const VERIFY_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a closing connection waits for what is under way and for the client's own close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// Seconds that an expired connection is given to bring a new token.
@@ -35,7 +41,8 @@ pub(crate) struct Connection {
     id: ConnectionId,
     session: Session,
     outbox: Arc<Outbox>,
-    incoming: Incoming,
+    /// What the client sends over this connection, if it can.
+    incoming: Option<Incoming>,
     /// When the next ping goes out, or the pong to the last one is due, or the first command.
     timer: Instant,
     /// Up to when its commands have used their time; a second in advance is granted.
@@ -48,31 +55,47 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// A connection whose handshake is done; `early` was read behind it.
-    pub(crate) fn new(shared: Arc<Shared>, id: ConnectionId, outbox: Outbox, early: Bytes) -> Self {
+    /// A connection over which the client speaks itself; `early` was read behind the handshake.
+    pub(crate) fn new(shared: Arc<Shared>, id: ConnectionId, outbox: Outbox, manner: Manner, early: Bytes) -> Self {
         let outbox = Arc::new(outbox);
-        let incoming = Incoming::new(Arc::clone(&outbox), early.into(), shared.config.max_message_bytes);
-        let session = Session::new(Arc::clone(&shared.rules), uuid::Uuid::new_v4().to_string());
+        let limit = shared.config.max_message_bytes;
+        let incoming = matches!(outbox.wire().framing, Framing::WebSocket)
+            .then(|| Incoming::new(Arc::clone(&outbox), early.into(), limit));
+        let session = Session::new(Arc::clone(&shared.rules), uuid::Uuid::new_v4().to_string(), manner);
+        shared.connections.name(id, session.secret(), &outbox);
         let (paced, timer) = (Instant::now(), Instant::now() + shared.config.patience());
         Self { shared, id, session, outbox, incoming, timer, paced, lost: Vec::new(), tell_at: None, guest: None }
     }
 
-    /// Lives until either side ends it.
-    pub(crate) async fn run(mut self, shutdown: Shutdown) {
-        let disconnect = self.serve(&shutdown).await;
-        let channels: Vec<_> = self.session.channels().cloned().collect();
+    /// Lives until either side ends it, beginning with what the client said before it had the connection.
+    pub(crate) async fn run(mut self, said: Said, shutdown: Shutdown) {
+        let begun = match said {
+            Said::Nothing => Ok(()),
+            Said::Commands(commands) => self.commands(commands).await,
+            Said::Connect(request) => self.connect(&request).await,
+        };
+        let disconnect = match begun {
+            Ok(()) => self.serve(&shutdown).await,
+            Err(disconnect) => disconnect,
+        };
+        let channels: Vec<Channel> = self.session.channels().map(|(channel, _)| channel.clone()).collect();
         self.shared.hub.leave(self.id, &channels);
-        self.shared.metrics.disconnects.count(disconnect.reason);
-        tracing::debug!(
-            connection = self.id.0,
-            user = self.session.user().map(tracing::field::display),
-            code = disconnect.code,
-            disconnect.reason,
-            "connection ended"
-        );
+        let user = self.session.user().map_or("", UserId::as_str);
+        self.shared.connections.leave(self.id, user, self.session.secret());
+        self.shared.metrics.disconnects.count(disconnect.label());
+        let (code, reason) = (disconnect.code, disconnect.reason.as_ref());
+        tracing::debug!(connection = self.id.0, user, code, reason, "connection ended");
         self.outbox.close(disconnect);
-        self.outbox.finish(CLOSE_PATIENCE).await;
-        self.incoming.finish(CLOSE_PATIENCE).await;
+        let members: Vec<Member> =
+            self.session.channels().filter_map(|(channel, terms)| self.member(channel, terms)).collect();
+        let Self { shared, id, outbox, incoming, .. } = self;
+        let part = async {
+            outbox.finish(CLOSE_PATIENCE).await;
+            if let Some(mut incoming) = incoming {
+                incoming.finish(CLOSE_PATIENCE).await;
+            }
+        };
+        tokio::join!(shared.attendance.leave(id, &members), part);
     }
 
     /// Branches by priority: the ending, the outbox (a closed one ends the connection), what is to be told, the timer, the
@@ -86,14 +109,19 @@ impl Connection {
                 turn = outbox.drive() => match turn {
                     Turn::Closed(disconnect) => return disconnect,
                     Turn::Lost(channels) => self.lose(channels),
+                    Turn::Order(order) => {
+                        if let Err(disconnect) = self.obey(*order).await {
+                            return disconnect;
+                        }
+                    }
                 },
                 () = sleep_until(self.tell_at.unwrap_or(self.timer)), if self.tell_at.is_some() => self.tell(),
                 () = sleep_until(self.timer) => {
-                    if let Err(disconnect) = self.tick() {
+                    if let Err(disconnect) = self.tick().await {
                         return disconnect;
                     }
                 }
-                received = self.incoming.next() => {
+                received = next(&mut self.incoming) => {
                     if let Err(disconnect) = self.hear(received).await {
                         return disconnect;
                     }
@@ -103,9 +131,11 @@ impl Connection {
     }
 
     async fn hear(&mut self, received: Result<Option<Received>, Disconnect>) -> Result<(), Disconnect> {
+        let encoding = self.outbox.wire().encoding;
         match received? {
-            Some(Received::Text(text)) => self.commands(&text).await,
-            Some(Received::Binary(_)) => Err(codes::UNSUPPORTED),
+            Some(Received::Text(text)) if encoding == Encoding::Json => self.commands(text).await,
+            Some(Received::Binary(bytes)) if encoding == Encoding::Protobuf => self.commands(bytes).await,
+            Some(Received::Text(_) | Received::Binary(_)) => Err(codes::UNSUPPORTED),
             Some(Received::Ping(_) | Received::Pong(_)) => {
                 self.pace().await;
                 Ok(())
@@ -114,26 +144,59 @@ impl Connection {
         }
     }
 
-    /// The commands of one message, each dispatched before the next: a client sends connect and subscribe in one.
-    async fn commands(&mut self, text: &[u8]) -> Result<(), Disconnect> {
-        let text = text.strip_suffix(b"\n").unwrap_or(text);
-        for line in text.split(|byte| *byte == b'\n') {
+    /// The commands of one message, each dispatched before the next: a client sends connect and subscribe in one. Of a
+    /// client that only hears, the first message is a connect request, and the others mean nothing.
+    async fn commands(&mut self, message: Bytes) -> Result<(), Disconnect> {
+        if self.outbox.wire().one_way {
+            if self.session.is_signed_in() {
+                return Ok(());
+            }
+            let request = ConnectRequest::parse(&message).ok_or(codes::BAD_REQUEST)?;
+            return self.connect(&request).await;
+        }
+        for command in self.outbox.wire().encoding.commands(message) {
             for channel in self.outbox.take_ended() {
-                self.session.ended(&channel);
+                if let Some(terms) = self.session.ended(&channel) {
+                    self.leave(&channel, Some(&terms)).await;
+                }
             }
             if self.outbox.closed().is_some() {
                 return Ok(());
             }
             self.pace().await;
-            let was_signed_in = self.session.user().is_some();
-            let step = self.session.command(line, unix_now());
+            let was_signed_in = self.session.is_signed_in();
+            if !was_signed_in {
+                self.shared.gate.pass(VERIFY_PATIENCE).await.map_err(|_| codes::CROWDED)?;
+            }
+            let step = self.step(|session, now| session.command(command.as_ref(), now)).await?;
             self.perform(step).await?;
-            if !was_signed_in && self.session.user().is_none() {
+            if !was_signed_in && !self.session.is_signed_in() {
                 // After a failed connect the client begins anew; the rest of the message means nothing.
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// Signs in a client that only hears.
+    async fn connect(&mut self, request: &ConnectRequest) -> Result<(), Disconnect> {
+        self.shared.gate.pass(VERIFY_PATIENCE).await.map_err(|_| codes::CROWDED)?;
+        let step = self.step(|session, now| session.connect_one_way(request, now)).await?;
+        self.perform(step).await
+    }
+
+    /// What `command` comes to. A token may name a key that the bridge has not heard of: it is asked for, and the command
+    /// done again.
+    async fn step(&mut self, command: impl Fn(&mut Session, u64) -> Step) -> Result<Step, Disconnect> {
+        let step = command(&mut self.session, unix_now());
+        if !matches!(step, Step::Learn(_)) {
+            return Ok(step);
+        }
+        self.shared.rules.tokens.learn().await.map_err(|_| codes::INTERNAL_ERROR)?;
+        match command(&mut self.session, unix_now()) {
+            Step::Learn(otherwise) => Ok(*otherwise),
+            step => Ok(step),
+        }
     }
 
     /// Waits when the client has sent more commands than permitted; what it sends after them waits in its socket.
@@ -142,67 +205,6 @@ impl Connection {
         self.paced = self.paced.max(now) + Duration::from_secs(1) / self.shared.config.max_commands_per_second;
         if self.paced > now + Duration::from_secs(1) {
             sleep_until(self.paced - Duration::from_secs(1)).await;
-        }
-    }
-
-    async fn perform(&mut self, step: Step) -> Result<(), Disconnect> {
-        match step {
-            Step::Nothing => {}
-            Step::Answered => self.timer = self.after(self.shared.config.ping_seconds),
-            Step::Reply(reply) => self.outbox.send(frame::text(&reply)),
-            Step::Leave(channel, reply) => {
-                self.shared.hub.leave(self.id, [&channel]);
-                self.outbox.send(frame::text(&reply));
-            }
-            Step::Disconnect(disconnect) => return Err(disconnect),
-            Step::Join(join) => {
-                if join.is_connect() {
-                    self.enter()?;
-                }
-                self.join(join).await;
-            }
-        }
-        Ok(())
-    }
-
-    /// Counts the connection among those of its user.
-    fn enter(&mut self) -> Result<(), Disconnect> {
-        let Some(user) = self.session.user().cloned() else { return Ok(()) };
-        let limit = self.shared.config.max_connections_per_user;
-        self.guest = Some(self.shared.users.enter(user, limit).ok_or(codes::CONNECTION_LIMIT)?);
-        Ok(())
-    }
-
-    /// Subscribes first, reads positions and what a recovering client missed then, replies, and only after that lets
-    /// publications through: what was published meanwhile was held, so that nothing falls between and nothing overtakes the
-    /// reply.
-    async fn join(&mut self, join: Join) {
-        let (channels, connects) = (join.channels(), join.is_connect());
-        let confirmations = self.shared.hub.join(self.id, &self.outbox, &channels);
-        let mut room = self.shared.room.nothing();
-        let read = async {
-            join_all(confirmations).await;
-            recovery::standings(&self.shared, &channels, join.recoveries(), &mut room).await
-        };
-        let patience = if self.shared.link.is_connected() { JOIN_PATIENCE } else { LOST_PATIENCE };
-        let standings = timeout(patience, read).await.ok().flatten();
-        let mut standings = standings.unwrap_or_else(|| channels.iter().map(|_| None).collect());
-        recovery::count(&self.shared.metrics, join.recoveries(), &standings);
-        let rest = recovery::beyond_the_reply(&channels, &mut standings);
-        let reply = self.session.joined(join, &standings, unix_now());
-        let last = rest.len();
-        let mut room = Some(room);
-        for (index, frame) in std::iter::once(frame::text(&reply)).chain(rest).enumerate() {
-            self.outbox.recover(frame, if index == last { room.take() } else { None });
-        }
-        for ((channel, _), standing) in channels.iter().zip(standings) {
-            self.shared.hub.activate(self.id, channel, standing.map(|standing| standing.top));
-        }
-        if connects {
-            self.shared.metrics.connects.inc();
-            let interval = Duration::from_secs(self.shared.config.ping_seconds.into());
-            // Clients that came back together must not be pinged together.
-            self.timer = Instant::now() + interval.mul_f64(0.5 + 0.5 * fastrand::f64());
         }
     }
 
@@ -220,24 +222,52 @@ impl Connection {
     }
 
     /// The timer has run out.
-    fn tick(&mut self) -> Result<(), Disconnect> {
-        if self.session.user().is_none() {
+    async fn tick(&mut self) -> Result<(), Disconnect> {
+        if !self.session.is_signed_in() {
             return Err(codes::STALE);
         }
-        if self.session.expires_at().is_some_and(|at| at.saturating_add(EXPIRED_GRACE) <= unix_now()) {
+        let now = unix_now();
+        if self.session.expires_at().is_some_and(|at| at.saturating_add(EXPIRED_GRACE) <= now) {
             return Err(codes::EXPIRED);
         }
         if self.session.awaits_pong() {
             return Err(codes::NO_PONG);
         }
-        self.session.ping();
-        self.outbox.send(frame::text(b"{}"));
-        self.timer = self.after(self.shared.config.pong_timeout_seconds);
+        for (channel, server_side) in self.session.overdue(now, EXPIRED_GRACE) {
+            if server_side {
+                return Err(codes::SERVER_SIDE_EXPIRED);
+            }
+            self.end(&channel, codes::SUBSCRIPTION_EXPIRED).await;
+        }
+        let answered = self.session.ping();
+        let by_transport = self.session.pings_by_transport();
+        self.outbox.send(if by_transport { frame::ping(b"") } else { self.outbox.wire().ping() });
+        let config = &self.shared.config;
+        self.timer = self.after(if answered { config.pong_timeout_seconds } else { config.ping_seconds });
         Ok(())
     }
 
     fn after(&self, seconds: u32) -> Instant {
         Instant::now() + Duration::from_secs(seconds.into())
+    }
+}
+
+/// What a client said before it had its connection.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// Nothing yet.
+    Nothing,
+    /// Commands.
+    Commands(Bytes),
+    /// All that a client can say that only hears.
+    Connect(ConnectRequest),
+}
+
+/// What the client sends next over this connection; forever nothing where it cannot.
+async fn next(incoming: &mut Option<Incoming>) -> Result<Option<Received>, Disconnect> {
+    match incoming {
+        Some(incoming) => incoming.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -8,16 +8,17 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use fanout_core::envelope::{Envelope, Position};
+use fanout_core::envelope::{Envelope, Notice, Position, Presence};
 use fanout_core::history::Since;
 use fanout_core::link::Link;
 use fanout_core::names::{Feed, Partitions};
 use fanout_core::position::FeedPosition;
-use fanout_core::{Channel, Topics};
+use fanout_core::{Channel, Topics, control};
 use serde::de::IgnoredAny;
 use tokio::sync::{Notify, oneshot};
 
 use crate::audience::{Audience, Members};
+use crate::join::Joining;
 use crate::metrics::Metrics;
 use crate::outbox::{Kind, Outbox};
 use crate::repair::{Found, Repair};
@@ -73,13 +74,14 @@ impl Hub {
         &self,
         connection: ConnectionId,
         outbox: &Arc<Outbox>,
-        channels: &[(Channel, bool)],
+        channels: &[Joining],
+        server_side: bool,
     ) -> Vec<oneshot::Receiver<()>> {
         let mut confirmations: Vec<(Feed, oneshot::Receiver<()>)> = Vec::new();
-        for (channel, server_side) in channels {
+        for Joining { channel, terms, .. } in channels {
             let feed = Feed::of(channel);
             let mut shard = self.shard(&feed);
-            let subscription = Subscription::joining(Arc::clone(outbox), *server_side);
+            let subscription = Subscription::joining(Arc::clone(outbox), server_side, terms.hears);
             let audience = shard.entry(feed.clone()).or_insert_with(|| {
                 self.metrics.feeds.inc();
                 Audience::default()
@@ -129,8 +131,10 @@ impl Hub {
     /// Delivers what came out of Redis on `feed`, or holds it while something before it may be missing.
     pub(crate) fn publish(&self, feed: &Feed, payload: &Bytes) {
         self.metrics.received.inc();
-        let envelope = match Envelope::parse(payload) {
-            Ok(envelope) => envelope,
+        let envelope = match Notice::parse(payload) {
+            Ok(Notice::Publication(envelope)) => envelope,
+            Ok(Notice::Joined(who)) => return self.tell_of(feed, &who, true),
+            Ok(Notice::Left(who)) => return self.tell_of(feed, &who, false),
             Err(error) => {
                 self.metrics.dropped.count("not an envelope");
                 tracing::warn!(%feed, %error, "dropped a publication");
@@ -146,6 +150,44 @@ impl Hub {
             audience.repair.iter_mut().for_each(|repair| repair.hold(envelope.sequence, payload));
         }
         self.tidy(&mut shard, feed);
+    }
+
+    /// Tells those who want to hear it that somebody came to a channel of `feed`, or left it.
+    fn tell_of(&self, feed: &Feed, who: &Presence<'_>, came: bool) {
+        let Some(channel) = feed.channel(&who.topic) else { return self.metrics.dropped.count("topic of another feed") };
+        let mut shard = self.shard(feed);
+        let Some(members) = shard.get_mut(feed).and_then(|audience| audience.members(&channel)) else { return };
+        let push = Arc::new(Shared::new(protocol::presence(channel.as_str(), &who.info, came)));
+        let held = Held { push, bytes: who.info.client.len(), kind: Kind::Live, position: None, conflation: None };
+        for subscription in members.values_mut().filter(|subscription| subscription.hears) {
+            self.offer(subscription, &held, Continues::Next);
+        }
+    }
+
+    /// The channels that fit `pattern`, each with how many connections have it; at most `most`.
+    pub(crate) fn channels(&self, pattern: &str, most: usize) -> Vec<(Channel, u64)> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let channels = shard.values().flat_map(|audience| &audience.channels);
+            let fits = channels.filter(|(channel, _)| control::glob(pattern, channel.as_str()));
+            let room = most - found.len();
+            found.extend(fits.take(room).map(|(channel, who)| (channel.clone(), who.len() as u64)));
+        }
+        found
+    }
+
+    /// How many channels somebody here has, and how many subscriptions these are.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        let (mut channels, mut subscriptions) = (0, 0);
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for (_, members) in shard.values().flat_map(|audience| &audience.channels) {
+                channels += 1;
+                subscriptions += members.len() as u64;
+            }
+        }
+        (channels, subscriptions)
     }
 
     /// Delivers a raw publication, which has neither position nor history.

@@ -13,9 +13,20 @@ use crate::token::Options;
 pub struct Join {
     pub(crate) id: u32,
     pub(crate) channels: Vec<Joining>,
-    pub(crate) connect: bool,
+    pub(crate) cause: Cause,
     /// The client wants an error, rather than a subscription that has lost its position.
     pub(crate) only_recovered: bool,
+}
+
+/// Why channels are joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The client signs in: with the channels that the bridge gives it.
+    Connect,
+    /// The client subscribes.
+    Subscribe,
+    /// The application's backend subscribes it.
+    Order,
 }
 
 /// One of them.
@@ -65,11 +76,6 @@ pub struct Standing {
 }
 
 impl Join {
-    /// Whether this is the connect command, rather than a subscribe command.
-    pub fn is_connect(&self) -> bool {
-        self.connect
-    }
-
     /// What the client wants to recover, in the order of the channels.
     pub fn recoveries(&self) -> impl Iterator<Item = Option<&Recovery>> {
         self.channels.iter().map(|joining| joining.recovery.as_ref())

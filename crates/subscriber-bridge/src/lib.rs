@@ -4,11 +4,13 @@
 
 mod admission;
 mod allowance;
+mod attendance;
 mod audience;
 pub mod backend;
 pub mod codes;
 pub mod config;
 mod connection;
+mod connections;
 pub mod frame;
 pub mod gate;
 pub mod handshake;
@@ -34,17 +36,22 @@ pub mod wire;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use axum::Router;
 use fanout_core::admin::{self, Health};
 use fanout_core::config::ConfigError;
 use fanout_core::link::Link;
-use fanout_core::{Redis, Shutdown, Topics, UserId, telemetry};
+use fanout_core::nodes::{self, Node};
+use fanout_core::{Publisher, Redis, Shutdown, Topics, UserId, telemetry};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 use self::admission::Counts;
+use self::attendance::Attendance;
 use self::backend::Backend;
 pub use self::config::{BridgeConfig, Config};
+use self::connections::Connections;
 use self::gate::Gate;
 use self::hub::Hub;
 use self::listen::Listener;
@@ -67,6 +74,14 @@ pub(crate) struct Shared {
     pub(crate) users: Counts<UserId>,
     /// Spreads the verification of connection tokens.
     pub(crate) gate: Gate,
+    /// Publishes what clients publish.
+    pub(crate) publisher: Publisher,
+    /// Answers what clients call.
+    pub(crate) backend: Option<Backend>,
+    pub(crate) attendance: Attendance,
+    pub(crate) connections: Connections,
+    /// What answers on paths that are not the bridge's.
+    pub(crate) pages: Option<Router>,
 }
 
 /// A bridge whose addresses are bound.
@@ -76,6 +91,7 @@ pub struct Bridge {
     config: Config,
     tokens: Tokens,
     topics: Topics,
+    pages: Option<Router>,
 }
 
 impl Bridge {
@@ -89,7 +105,13 @@ impl Bridge {
         let buffer = Some(own.socket_send_buffer_bytes).filter(|bytes| *bytes > 0);
         let browsers = admin::bind_with("subscriber_bridge.listen", own.listen, buffer).await?;
         let operators = admin::bind("subscriber_bridge.admin_listen", own.admin_listen).await?;
-        Ok(Self { browsers, operators, config, tokens, topics })
+        Ok(Self { browsers, operators, config, tokens, topics, pages: None })
+    }
+
+    /// Lets `pages` answer on the browsers' address where the bridge has nothing to say.
+    #[must_use]
+    pub fn with_pages(self, pages: Router) -> Self {
+        Self { pages: Some(pages), ..self }
     }
 
     /// Where browsers connect.
@@ -125,7 +147,10 @@ impl Bridge {
         let room = Room::new(config.max_history_bytes);
         let hub = Hub::new(link.clone(), &redis, self.topics.clone(), metrics.clone(), room.clone());
         let hub = Arc::new(hub);
-        let listener = Listener::new(&link, Arc::clone(&hub), &self.topics, &config, &metrics, &health);
+        let node = uuid::Uuid::new_v4().to_string();
+        let listener = Listener::new(&link, Arc::clone(&hub), &self.topics, &config, &metrics, &health, &node);
+        let publisher = Publisher::new(redis.clone(), self.topics.clone());
+        let backend = backend(&config)?;
         let repairer = Repairer {
             hub: Arc::clone(&hub),
             redis: redis.clone(),
@@ -136,6 +161,10 @@ impl Bridge {
         let rules = Rules {
             tokens: self.tokens.counted(metrics.token_keys.clone()),
             topics: self.topics,
+            node,
+            insecure: config.insecure,
+            allow_anonymous: config.allow_anonymous,
+            answers_rpc: backend.is_some(),
             max_channels: config.max_channels,
             max_subscribes_per_second: config.max_subscribes_per_second,
             ping_seconds: config.ping_seconds,
@@ -154,17 +183,25 @@ impl Bridge {
             addresses,
             users,
             gate,
+            publisher,
+            backend,
+            attendance: Attendance::new(redis.clone()),
+            connections: Connections::default(),
+            pages: self.pages,
         });
         shutdown.spawn(admin::serve(self.operators, health.clone(), Arc::new(registry), shutdown.clone()));
         redis.join_deployment(&shutdown).await?;
         let hearing = Arc::clone(&listener);
         // Deliveries must not queue behind handshakes and commands, of which strangers can send any number.
         shutdown
-            .spawn_apart(connector.run(move |event| hearing.hear(event), shutdown.clone()))
+            .spawn_apart(connector.run(hearing.ear(&shared, &shutdown), shutdown.clone()))
             .map_err(|error| ConfigError(format!("no thread for the link: {error}")))?;
         shutdown.spawn(repairer.run(shutdown.clone()));
-        let watching = (Arc::clone(&shared), shutdown.clone());
-        shutdown.spawn(async move { watching.0.rules.tokens.watch(watching.1).await });
+        let (watching, attending) = (Arc::clone(&shared), Arc::clone(&shared));
+        let (ending, parting) = (shutdown.clone(), shutdown.clone());
+        shutdown.spawn(async move { watching.rules.tokens.watch(ending).await });
+        shutdown.spawn(async move { attending.attendance.refresh(parting).await });
+        shutdown.spawn(announce(Arc::clone(&shared), shutdown.clone()));
         let lifetime = Duration::from_secs(self.config.redis.position_ttl_seconds.into());
         shutdown.spawn(repairer::examine(Arc::clone(&shared.hub), lifetime, shutdown.clone()));
         shutdown.spawn(listen::compare(redis.clone(), link.clone(), shutdown.clone()));
@@ -175,6 +212,33 @@ impl Bridge {
         server::serve(self.browsers, shared, shutdown.clone()).await;
         Ok(())
     }
+}
+
+/// Lets others know that this bridge is there, until the ending is asked for.
+async fn announce(shared: Arc<Shared>, shutdown: Shutdown) {
+    let begun = Instant::now();
+    loop {
+        let (num_clients, num_users) = shared.connections.size();
+        let (num_channels, num_subs) = shared.hub.size();
+        let node = Node {
+            uid: shared.rules.node.clone(),
+            name: shared.rules.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            num_clients,
+            num_users,
+            num_subs,
+            num_channels,
+            uptime: begun.elapsed().as_secs(),
+        };
+        if let Err(error) = nodes::announce(&shared.redis, &node).await {
+            tracing::debug!(%error, "this bridge could not be announced");
+        }
+        if !shutdown.pause(nodes::EVERY).await {
+            break;
+        }
+    }
+    // Redis may be away; the announcement expires by itself.
+    let _ = timeout(Duration::from_secs(1), nodes::leave(&shared.redis, &shared.rules.node)).await;
 }
 
 /// Checks everything about a configuration that can be known without listening or connecting.

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use fanout_core::admin::Health;
 use fanout_core::link::{Event, Link};
 use fanout_core::names::Partitions;
-use fanout_core::{Redis, Shutdown, Topic, Topics};
+use fanout_core::{Redis, Shutdown, Topic, Topics, control};
 
-use crate::BridgeConfig;
+use crate::{BridgeConfig, Shared, order};
 use crate::hub::{Hub, SHARDS};
 use crate::metrics::Metrics;
 use crate::raw;
@@ -28,6 +28,8 @@ pub(crate) struct Listener {
     raw_budget: Mutex<RawBudget>,
     metrics: Metrics,
     health: Health,
+    /// The pub/sub channels by which this bridge is told what to do.
+    orders: [String; 2],
 }
 
 /// How many raw publications this second may still take.
@@ -45,6 +47,7 @@ impl Listener {
         config: &BridgeConfig,
         metrics: &Metrics,
         health: &Health,
+        node: &str,
     ) -> Arc<Self> {
         let raw: HashMap<String, Topic> = topics
             .iter()
@@ -54,6 +57,10 @@ impl Listener {
         for name in raw.keys() {
             drop(link.subscribe(name));
         }
+        let orders = control::channels(node);
+        for name in &orders {
+            drop(link.subscribe(name));
+        }
         let per_second = config.max_raw_per_second;
         Arc::new(Self {
             hub,
@@ -61,11 +68,22 @@ impl Listener {
             raw_budget: Mutex::new(RawBudget { per_second, left: per_second, since: Instant::now() }),
             metrics: metrics.clone(),
             health: health.clone(),
+            orders,
         })
     }
 
-    /// What the link tells.
-    pub(crate) fn hear(&self, event: Event) {
+    /// Hears what the link tells.
+    pub(crate) fn ear(self: Arc<Self>, shared: &Arc<Shared>, shutdown: &Shutdown) -> impl FnMut(Event) + use<> {
+        let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
+        move |event| match event {
+            Event::Message { channel, payload } if self.orders.iter().any(|name| name.as_bytes() == channel) => {
+                order::hear(&shared, &payload, &shutdown);
+            }
+            event => self.hear(event),
+        }
+    }
+
+    fn hear(&self, event: Event) {
         match event {
             Event::Message { channel, payload } => self.message(&channel, payload),
             Event::Up => tracing::info!("the link to Redis is up"),

@@ -7,12 +7,12 @@ pub mod message;
 mod raw;
 
 use bytes::{Buf, Bytes};
-use fanout_core::begins_object;
+use fanout_core::{Data, begins_object};
 use fanout_core::envelope::{Description, Envelope, Position};
 use prost::Message;
 
 pub use self::message::{Command, Push, Reply};
-use self::message::{Ended, Error, Publication};
+use self::message::{Begun, ClientInfo, Ended, Error, Presence, Publication, SubscribeResult};
 use crate::codes::{CommandError, Ending};
 
 /// How commands and replies are written.
@@ -101,6 +101,7 @@ pub(crate) fn publication(
         let tags = description.tags.iter().map(|(name, value)| (name.to_string(), value.to_string()));
         publication.tags.extend(tags);
         publication.tags.insert("id".into(), description.id.to_string());
+        publication.info = description.info.as_ref().map(info);
     }
     publication
 }
@@ -118,6 +119,31 @@ pub(crate) fn published(channel: &str, publication: Publication) -> Push {
     Push { channel: channel.to_owned(), publication: Some(publication), ..Push::default() }
 }
 
+/// Who somebody is, as clients see it.
+pub(crate) fn info(info: &fanout_core::ClientInfo) -> ClientInfo {
+    let bytes = |data: &Option<Data>| data.as_ref().map(Data::bytes).unwrap_or_default();
+    ClientInfo {
+        user: info.user.clone(),
+        client: info.client.clone(),
+        conn_info: bytes(&info.conn_info),
+        chan_info: bytes(&info.chan_info),
+    }
+}
+
+/// The push that somebody came to `channel`, or left it.
+pub(crate) fn presence(channel: &str, who: &fanout_core::ClientInfo, came: bool) -> Push {
+    let presence = Some(Presence { info: Some(info(who)) });
+    let push = Push { channel: channel.to_owned(), ..Push::default() };
+    if came { Push { join: presence, ..push } } else { Push { leave: presence, ..push } }
+}
+
+/// The push by which a client hears of a subscription to `channel` that was ordered.
+pub(crate) fn begun(channel: &str, result: SubscribeResult) -> Push {
+    let SubscribeResult { recoverable, epoch, offset, positioned, data, .. } = result;
+    let subscribe = Some(Begun { recoverable, epoch, offset, positioned, data });
+    Push { channel: channel.to_owned(), subscribe, ..Push::default() }
+}
+
 /// The push that ends a subscription to `channel`.
 pub(crate) fn ended(channel: &str, ending: Ending) -> Push {
     let unsubscribe = Some(Ended { code: ending.code, reason: ending.reason.to_owned() });
@@ -126,7 +152,7 @@ pub(crate) fn ended(channel: &str, ending: Ending) -> Push {
 
 #[cfg(test)]
 mod tests {
-    use super::message::{Empty, PresenceStatsResult, SubscribeResult};
+    use super::message::{Empty, PresenceStatsResult};
     use super::*;
 
     fn json(reply: &Reply) -> String {

@@ -7,34 +7,30 @@ use fanout_core::history::{self, Since};
 use fanout_core::names::Feed;
 use fanout_core::{Channel, Topic, position};
 
-use crate::join::{Recovery, Standing};
+use crate::join::{Join, Standing};
 use crate::metrics::Metrics;
 use crate::room::Taken;
 use crate::wire::Wire;
 use crate::{Shared, protocol};
 
 /// Most bytes of missed publications in one reply: clients take messages of 1 MiB (centrifuge-python) at least.
-const MAX_REPLY_BYTES: usize = 768 * 1024;
+pub(crate) const MAX_REPLY_BYTES: usize = 768 * 1024;
 
 /// Where `channels` stand, each with what its client asks to recover; `None` for those without history and those whose
 /// position Redis does not give, and altogether when Redis is away. What is missed takes its `room`.
-pub(crate) async fn standings<'a>(
-    shared: &Shared,
-    channels: &[(Channel, bool)],
-    recoveries: impl Iterator<Item = Option<&'a Recovery>>,
-    room: &mut Taken,
-) -> Option<Vec<Option<Standing>>> {
-    let tops = positions(shared, channels).await?;
+pub(crate) async fn standings(shared: &Shared, join: &Join, room: &mut Taken) -> Option<Vec<Option<Standing>>> {
+    let channels: Vec<&Channel> = join.channels.iter().map(|joining| &joining.channel).collect();
+    let tops = positions(shared, &channels).await?;
     let mut standings: Vec<Option<Standing>> =
         tops.iter().map(|top| top.map(|top| Standing { top, missed: None })).collect();
     let mut asked: Vec<(usize, Since)> = Vec::new();
-    for (index, recovery) in recoveries.enumerate() {
+    for (index, recovery) in join.recoveries().enumerate() {
         let (Some(recovery), Some(standing)) = (recovery, &mut standings[index]) else { continue };
         let same_epoch = recovery.epoch.is_empty() || recovery.epoch == standing.top.epoch.to_string();
         if same_epoch && recovery.offset == standing.top.offset {
             standing.missed = Some(Vec::new());
         } else if same_epoch && recovery.offset < standing.top.offset {
-            let (channel, _) = &channels[index];
+            let channel = channels[index];
             let conflated = shared.rules.topics.of(channel).is_some_and(|topic| topic.conflate);
             let (epoch, offset) = (recovery.epoch.clone(), recovery.offset);
             asked.push((index, Since { channel: channel.clone(), conflated, epoch, offset }));
@@ -66,15 +62,15 @@ async fn read_missed(shared: &Shared, asked: &[(usize, Since)], standings: &mut 
 }
 
 /// What does not go into the reply follows it as pushes, so that no client meets a message larger than it takes: the
-/// replies' share of `standings` stays, the rest is encoded for `wire` and returned.
+/// replies' share of `standings`, `room` in bytes, stays, the rest is encoded for `wire` and returned.
 pub(crate) fn beyond_the_reply(
-    channels: &[(Channel, bool)],
+    channels: &[Channel],
     standings: &mut [Option<Standing>],
     wire: Wire,
+    mut room: usize,
 ) -> Vec<bytes::Bytes> {
-    let mut room = MAX_REPLY_BYTES;
     let mut frames = Vec::new();
-    for ((channel, _), standing) in channels.iter().zip(standings) {
+    for (channel, standing) in channels.iter().zip(standings) {
         let Some(missed) = standing.as_mut().and_then(|standing| standing.missed.as_mut()) else { continue };
         let fits = missed.iter().take_while(|envelope| {
             let fits = envelope.len() <= room;
@@ -88,10 +84,10 @@ pub(crate) fn beyond_the_reply(
     frames
 }
 
-async fn positions(shared: &Shared, channels: &[(Channel, bool)]) -> Option<Vec<Option<Position>>> {
+async fn positions(shared: &Shared, channels: &[&Channel]) -> Option<Vec<Option<Position>>> {
     let keeps = |channel: &Channel| shared.rules.topics.of(channel).is_some_and(Topic::keeps_history);
     let mut feeds: Vec<Feed> =
-        channels.iter().filter(|(channel, _)| keeps(channel)).map(|(c, _)| Feed::of(c)).collect();
+        channels.iter().filter(|channel| keeps(channel)).map(|channel| Feed::of(channel)).collect();
     feeds.dedup();
     let read = position::read(&shared.redis, &feeds).await;
     let read = read.inspect_err(|error| tracing::debug!(%error, "positions could not be read")).ok()?;
@@ -101,16 +97,12 @@ async fn positions(shared: &Shared, channels: &[(Channel, bool)]) -> Option<Vec<
         let position = position.as_ref().inspect_err(|error| tracing::debug!(%channel, %error, "no position")).ok()?;
         Some(position.of(channel.topic()))
     };
-    Some(channels.iter().map(|(channel, _)| of(channel)).collect())
+    Some(channels.iter().map(|channel| of(channel)).collect())
 }
 
 /// Counts what became of the recoveries that were asked for.
-pub(crate) fn count<'a>(
-    metrics: &Metrics,
-    recoveries: impl Iterator<Item = Option<&'a Recovery>>,
-    standings: &[Option<Standing>],
-) {
-    for (_, standing) in recoveries.zip(standings).filter(|(recovery, _)| recovery.is_some()) {
+pub(crate) fn count(metrics: &Metrics, join: &Join, standings: &[Option<Standing>]) {
+    for (_, standing) in join.recoveries().zip(standings).filter(|(recovery, _)| recovery.is_some()) {
         let recovered = standing.as_ref().is_some_and(|standing| standing.missed.is_some());
         metrics.recoveries.count(if recovered { "recovered" } else { "unrecovered" });
     }

@@ -6,27 +6,37 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::body::Body;
 use fanout_core::Shutdown;
 use fanout_core::http::{self, Partings};
-use http_body_util::Full;
+use futures::FutureExt;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use tower::ServiceExt;
 
-use crate::connection::Connection;
-use crate::handshake::{self, Answer, Refusal};
+use crate::connection::{Connection, Said};
+use crate::handshake::{self, Refusal};
 use crate::hub::ConnectionId;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Sink};
+use crate::protocol::Encoding;
+use crate::session::Manner;
+use crate::wire::Wire;
 use crate::{Shared, admission};
 
 /// Where bidirectional WebSockets begin.
 const WEBSOCKET: &str = "/connection/websocket";
+/// The subprotocols, of which a client may offer one.
+const JSON: &str = "centrifuge-json";
+const PROTOBUF: &str = "centrifuge-protobuf";
+
+type Answer = Response<Body>;
 
 /// Accepts connections on `listener` until the ending is asked for.
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, shutdown: Shutdown) {
@@ -92,12 +102,11 @@ impl Visit {
         let patience = self.shared.config.patience();
         let progress = Arc::new(Progress::default());
         let answer = {
-            let (shared, guest, progress) = (Arc::clone(&self.shared), Arc::clone(&self.guest), Arc::clone(&progress));
+            let (shared, guest) = (Arc::clone(&self.shared), Arc::clone(&self.guest));
+            let visitor = Arc::new(Visitor { shared, guest, progress: Arc::clone(&progress) });
             move |request: Request<Incoming>| {
-                let answer = answer(&request, &shared, &guest);
-                progress.answered.store(true, Ordering::Relaxed);
-                progress.upgraded.store(answer.status() == StatusCode::SWITCHING_PROTOCOLS, Ordering::Relaxed);
-                std::future::ready(Ok::<_, Infallible>(answer))
+                let visitor = Arc::clone(&visitor);
+                async move { Ok::<_, Infallible>(visitor.answer(request).await) }.boxed()
             }
         };
         let mut http = http1::Builder::new()
@@ -110,18 +119,19 @@ impl Visit {
         };
         let parts = http.into_parts();
         let stream = parts.io.into_inner();
-        match ended {
-            Ok(Ok(())) if progress.upgraded.load(Ordering::Relaxed) => self.upgraded(stream, parts.read_buf),
-            Ok(Ok(())) => http::linger(stream).await,
-            Ok(Err(error)) => {
+        let upgraded = progress.upgraded.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (ended, upgraded) {
+            (Ok(Ok(())), Some(upgrade)) => self.upgraded(stream, parts.read_buf, upgrade),
+            (Ok(Ok(())), None) => http::linger(stream).await,
+            (Ok(Err(error)), _) => {
                 // hyper has answered what it could not parse.
                 self.shared.metrics.refused.count("not HTTP");
                 tracing::debug!(connection = self.id.0, %error, "no WebSocket");
                 http::linger(stream).await;
             }
             // A kept connection that nobody uses: an answer to nothing would be taken for the next request's.
-            Err(_) if progress.answered.load(Ordering::Relaxed) => {}
-            Err(_) => {
+            (Err(_), _) if progress.answered.load(Ordering::Relaxed) => {}
+            (Err(_), _) => {
                 self.shared.metrics.refused.count("no request in time");
                 let text = format!("no complete request within {patience:.0?}, see subscriber_bridge.stale_seconds\n");
                 http::part(stream, StatusCode::REQUEST_TIMEOUT, &text).await;
@@ -129,14 +139,16 @@ impl Visit {
         }
     }
 
-    fn upgraded(self, stream: TcpStream, early: Bytes) {
+    fn upgraded(self, stream: TcpStream, early: Bytes, upgrade: Upgrade) {
         let Self { id, guest, shared, shutdown } = self;
-        let outbox = Outbox::new(stream, shared.config.max_outbox_bytes, shared.config.max_recovery_bytes);
+        let Upgrade { wire, manner, said } = upgrade;
+        let (live, history) = (shared.config.max_outbox_bytes, shared.config.max_recovery_bytes);
+        let outbox = Outbox::new(Sink::Socket(stream), wire, live, history);
         let ending = shutdown.clone();
         shutdown.spawn(async move {
             shared.metrics.connections.inc();
             let metrics = shared.metrics.clone();
-            Connection::new(shared, id, outbox, early).run(ending).await;
+            Connection::new(shared, id, outbox, manner, early).run(said, ending).await;
             metrics.connections.dec();
             drop(guest);
         });
@@ -147,41 +159,82 @@ impl Visit {
 #[derive(Default)]
 struct Progress {
     answered: AtomicBool,
-    upgraded: AtomicBool,
+    upgraded: Mutex<Option<Upgrade>>,
 }
 
-fn answer(request: &Request<Incoming>, shared: &Shared, guest: &Guest) -> Answer {
-    match (request.uri().path(), request.method()) {
-        (WEBSOCKET, _) => upgrade(request, shared, guest).unwrap_or_else(|refusal| {
-            shared.metrics.refused.count(refusal.1);
-            handshake::refuse(refusal)
-        }),
-        ("/health", &Method::GET) => plain(StatusCode::OK, "{}".into()),
-        _ => plain(StatusCode::NOT_FOUND, format!("nothing here; WebSockets connect to {WEBSOCKET}\n")),
+/// What a handshake has agreed on.
+struct Upgrade {
+    wire: Wire,
+    manner: Manner,
+    said: Said,
+}
+
+/// One request.
+struct Visitor {
+    shared: Arc<Shared>,
+    guest: Arc<Guest>,
+    progress: Arc<Progress>,
+}
+
+impl Visitor {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let path = request.uri().path();
+        let answer = match (path, request.method()) {
+            (WEBSOCKET, _) => self.websocket(&request),
+            ("/health", &Method::GET) => Ok(Answer::new("{}".into())),
+            _ => match &self.shared.pages {
+                Some(pages) => return pages.clone().oneshot(request).await.unwrap_or_else(|never| match never {}),
+                None => Err((StatusCode::NOT_FOUND, "nothing here; WebSockets connect to /connection/websocket")),
+            },
+        };
+        self.progress.answered.store(true, Ordering::Relaxed);
+        answer.unwrap_or_else(|refusal| {
+            self.shared.metrics.refused.count(refusal.1);
+            handshake::refuse(refusal).map(Body::new)
+        })
+    }
+
+    /// Counts the visitor by its address, once, and asks whether the page that it comes from may connect.
+    fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        if !origin_allowed(headers.get(header::ORIGIN), &self.shared.config.allowed_origins) {
+            return Err((StatusCode::FORBIDDEN, "this page's origin is not in subscriber_bridge.allowed_origins"));
+        }
+        let mut address = self.guest.address.lock().unwrap_or_else(PoisonError::into_inner);
+        if address.is_none() {
+            let proxies = &self.shared.config.trusted_proxies;
+            let client = admission::forwarded(headers, proxies).unwrap_or(self.guest.peer);
+            *address = Some(enter(&self.shared, client)?);
+        }
+        Ok(())
+    }
+
+    fn websocket(&self, request: &Request<Incoming>) -> Result<Answer, Refusal> {
+        let mut answer = handshake::accept(request)?;
+        let headers = request.headers();
+        self.admit(headers)?;
+        let offers = |name| handshake::has(headers, &header::SEC_WEBSOCKET_PROTOCOL, name);
+        let chosen = if offers(PROTOBUF) { Some(PROTOBUF) } else { offers(JSON).then_some(JSON) };
+        if headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) && chosen.is_none() {
+            return Err((StatusCode::BAD_REQUEST, "no subprotocol offered is centrifuge-json or centrifuge-protobuf"));
+        }
+        if let Some(chosen) = chosen {
+            answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen));
+        }
+        let asks = |name: &str, value: &str| query(request.uri(), name).is_some_and(|asked| asked == value);
+        let protobuf = chosen == Some(PROTOBUF)
+            || (chosen.is_none() && (asks("cf_protocol", "protobuf") || asks("format", "protobuf")));
+        let encoding = if protobuf { Encoding::Protobuf } else { Encoding::Json };
+        let manner = Manner::TwoWay { pings: !asks("cf_ws_frame_ping_pong", "true") };
+        let upgrade = Upgrade { wire: Wire { encoding, ..Wire::USUAL }, manner, said: Said::Nothing };
+        *self.progress.upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
+        Ok(answer.map(Body::new))
     }
 }
 
-fn upgrade(request: &Request<Incoming>, shared: &Shared, guest: &Guest) -> Result<Answer, Refusal> {
-    let mut answer = handshake::accept(request)?;
-    let headers = request.headers();
-    if !origin_allowed(headers.get(header::ORIGIN), &shared.config.allowed_origins) {
-        return Err((StatusCode::FORBIDDEN, "this page's origin is not in subscriber_bridge.allowed_origins"));
-    }
-    let offered = headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL);
-    let json = handshake::has(headers, &header::SEC_WEBSOCKET_PROTOCOL, "centrifuge-json");
-    if offered && !json {
-        return Err((StatusCode::BAD_REQUEST, "of the offered subprotocols none is centrifuge-json"));
-    }
-    let mut address = guest.address.lock().unwrap_or_else(PoisonError::into_inner);
-    if address.is_none() {
-        let client = admission::forwarded(headers, &shared.config.trusted_proxies).unwrap_or(guest.peer);
-        *address = Some(enter(shared, client)?);
-    }
-    if json {
-        let json = HeaderValue::from_static("centrifuge-json");
-        answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, json);
-    }
-    Ok(answer)
+/// The value of a parameter in a request's address, as it stands there.
+fn query<'a>(address: &'a Uri, name: &str) -> Option<&'a str> {
+    let pairs = address.query()?.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
 /// Browsers always send `Origin`; what sends none is no page, and holds no cookies of a visitor.
@@ -189,10 +242,4 @@ fn origin_allowed(origin: Option<&HeaderValue>, allowed: &[String]) -> bool {
     let Some(origin) = origin else { return true };
     let origin = origin.to_str().unwrap_or_default();
     allowed.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
-}
-
-fn plain(status: StatusCode, text: String) -> Answer {
-    let mut answer = Response::new(Full::from(text));
-    *answer.status_mut() = status;
-    answer
 }

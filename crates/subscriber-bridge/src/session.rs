@@ -142,6 +142,14 @@ impl Session {
         &self.client
     }
 
+    /// The secret session; empty where the client needs none.
+    pub fn secret(&self) -> &str {
+        match &self.manner {
+            Manner::TwoWay { .. } => "",
+            Manner::Emulated(session) | Manner::OneWay(session) => session,
+        }
+    }
+
     /// Whether somebody has signed in.
     pub fn is_signed_in(&self) -> bool {
         self.who.is_some()
@@ -242,7 +250,8 @@ impl Session {
 
     /// The only command of a client that cannot speak.
     pub fn connect_one_way(&mut self, request: &ConnectRequest, now: u64) -> Step {
-        self.connect(1, request, now)
+        let step = self.connect(1, request, now);
+        self.spoken(step)
     }
 
     fn pong(&mut self) -> Step {

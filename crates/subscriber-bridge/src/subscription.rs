@@ -58,6 +58,8 @@ pub(crate) struct Subscription {
     pub(crate) outbox: Arc<Outbox>,
     /// Whether the bridge subscribed the connection, rather than the client.
     pub(crate) server_side: bool,
+    /// Whether it is told who comes and leaves.
+    pub(crate) hears: bool,
     phase: Phase,
 }
 
@@ -71,8 +73,8 @@ enum Phase {
 }
 
 impl Subscription {
-    pub(crate) fn joining(outbox: Arc<Outbox>, server_side: bool) -> Self {
-        Self { outbox, server_side, phase: Phase::Joining { held: Vec::new(), bytes: 0, disturbed: false } }
+    pub(crate) fn joining(outbox: Arc<Outbox>, server_side: bool, hears: bool) -> Self {
+        Self { outbox, server_side, hears, phase: Phase::Joining { held: Vec::new(), bytes: 0, disturbed: false } }
     }
 
     /// Begins delivery after `position`; returns what was held, to be offered again, and whether something may have been

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use fanout_core::begins_object;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +64,16 @@ pub struct ConnectRequest {
     /// What the client knows of server-side subscriptions, and what it would like.
     #[prost(btree_map = "string, message", tag = "3")]
     pub subs: BTreeMap<String, SubscribeRequest>,
+}
+
+impl ConnectRequest {
+    /// The request of a client that only hears, which is JSON and stands alone; nothing said is an empty one.
+    pub fn parse(json: &[u8]) -> Option<Self> {
+        match json {
+            [] => Some(Self::default()),
+            json => begins_object(json).then(|| serde_json::from_slice(json).ok()).flatten(),
+        }
+    }
 }
 
 /// Begins a subscription.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use fanout_core::{Channel, Personal, Topic, UserId};
+use fanout_core::{Channel, Data, Personal, Topic, UserId};
 
 use super::{Manner, Refusal, Session, Step, Who, answer, expiry};
 use crate::codes;
-use crate::join::{Join, Joining, Standing, Terms};
-use crate::protocol::message::{ConnectRequest, ConnectResult, Connected, Push, RefreshResult, SubscribeResult};
+use crate::join::{Cause, Join, Joining, Standing, Terms};
+use crate::protocol::message::{ConnectRequest, ConnectResult, Connected, Expiry, Push, RefreshResult, SubscribeResult};
 use crate::protocol::Reply;
 use crate::token::{Identity, TokenError};
 
@@ -80,7 +80,7 @@ impl Session {
         let granted = granted(&identity);
         self.who = Some(Who { user: identity.user, info: identity.info, granted });
         self.expires_at = identity.expires_at;
-        Ok(Step::Join(Join { id, channels, connect: true, only_recovered: false }))
+        Ok(Step::Join(Join { id, channels, cause: Cause::Connect, only_recovered: false }))
     }
 
     /// Whether `user` may subscribe without a token that says so.
@@ -157,13 +157,22 @@ impl Session {
         Ok(answer(Reply { id, refresh, ..Reply::default() }))
     }
 
+    /// The connection lives until another time than its token says; returns what the client is told.
+    pub fn renew(&mut self, expires_at: Option<u64>, info: Option<Data>, now: u64) -> Expiry {
+        self.expires_at = expires_at;
+        if let (Some(who), Some(info)) = (&mut self.who, info) {
+            who.info = Some(info);
+        }
+        expiry(self.expires_at, now)
+    }
+
     /// What a client that only hears is told instead of an error: the code that makes it do the right thing.
     pub(crate) fn spoken(&self, step: Step) -> Step {
         match step {
             Step::Reply(reply) if matches!(self.manner, Manner::OneWay(_)) => {
                 Step::Disconnect(match reply.error.map(|error| error.code) {
                     Some(109 | 110) => codes::EXPIRED,
-                    Some(111) => codes::TOO_MANY,
+                    Some(111) => codes::CROWDED,
                     Some(103) => codes::DENIED,
                     _ => codes::INTERNAL_ERROR,
                 })

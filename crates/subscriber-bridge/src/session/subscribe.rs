@@ -1,12 +1,12 @@
 //! Client-side subscriptions: subscribe, unsubscribe, sub_refresh, and what comes of a join.
 
-use fanout_core::{Channel, Data};
+use fanout_core::Channel;
 
 use super::{Refusal, Session, Step, Subscribed, answer, expiry};
 use crate::codes;
-use crate::join::{Join, Joining, Standing, Terms};
+use crate::join::{Cause, Join, Joining, Standing, Terms};
 use crate::protocol::message::{Empty, SubRefreshRequest, SubscribeRequest};
-use crate::protocol::{Reply, failure};
+use crate::protocol::{self, Reply, failure};
 use crate::token::{Grant, TokenError};
 
 /// A flag of a request: an error, rather than a subscription that has lost its position.
@@ -54,7 +54,7 @@ impl Session {
             return Err(codes::TOO_MANY_REQUESTS.into());
         }
         let only_recovered = request.recover && request.flag & ONLY_RECOVERED != 0;
-        Ok(Step::Join(Join { id, channels: vec![joining], connect: false, only_recovered }))
+        Ok(Step::Join(Join { id, channels: vec![joining], cause: Cause::Subscribe, only_recovered }))
     }
 
     /// What a subscription token for `channel` grants; one that is not valid is answered as `invalid`.
@@ -77,16 +77,21 @@ impl Session {
     /// # Errors
     /// The reply of a subscription that is not wanted as it stands: its channel is to be left before it is sent.
     pub fn joined(&mut self, join: Join, standings: &[Option<Standing>], now: u64) -> Result<Reply, Reply> {
-        if join.connect {
+        let (id, cause, only_recovered) = (join.id, join.cause, join.only_recovered);
+        if cause == Cause::Connect {
             return Ok(self.connected(join, standings, now));
         }
-        let (id, only_recovered) = (join.id, join.only_recovered);
         let (Some(joining), Some(standing)) = (join.channels.into_iter().next(), standings.first()) else {
             return Err(failure(id, codes::INTERNAL));
         };
         let result = joining.result(standing.as_ref(), now);
         if only_recovered && !result.recovered {
             return Err(failure(id, codes::UNRECOVERABLE));
+        }
+        if cause == Cause::Order {
+            let push = Some(protocol::begun(joining.channel.as_str(), result));
+            self.own(joining, true);
+            return Ok(Reply { push, ..Reply::default() });
         }
         self.own(joining, false);
         Ok(Reply { id, subscribe: Some(result), ..Reply::default() })
@@ -125,12 +130,5 @@ impl Session {
             subscribed.terms.info = grant.options.info;
         }
         Ok(answer(Reply { id, sub_refresh: Some(expiry(expires_at, now)), ..Reply::default() }))
-    }
-
-    /// A server-side subscription that begins during the connection: what was said of it by whoever began it.
-    pub fn adopted(&mut self, joining: Joining) -> Option<Data> {
-        let data = joining.data.clone();
-        self.own(joining, true);
-        data
     }
 }
