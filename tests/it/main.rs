@@ -26,5 +26,6 @@ mod rfc6455;
 mod right_person;
 mod rules;
 mod storm;
+mod tls;
 mod tokens;
 mod trials;
