@@ -14,19 +14,25 @@ use griot_tests::servers::{Redis, free_addr};
 use griot_tests::stage::TOPICS;
 use serde_json::{Value, json};
 
-const KEY: [(&str, &str); 1] = [("X-API-Key", "test-api-key")];
+pub(crate) const KEY: [(&str, &str); 1] = [("X-API-Key", "test-api-key")];
 
-struct Api {
-    redis: Redis,
+/// A publisher with a Redis of its own.
+pub(crate) struct Api {
+    pub(crate) redis: Redis,
     process: Worker,
-    addr: SocketAddr,
+    pub(crate) addr: SocketAddr,
     admin: SocketAddr,
 }
 
 async fn api() -> Result<Api> {
+    api_with(TOPICS).await
+}
+
+/// A publisher with other `topics`, in TOML.
+pub(crate) async fn api_with(topics: &str) -> Result<Api> {
     let (redis, addr, admin) = (Redis::start().await?, free_addr()?, free_addr()?);
     let config = format!(
-        "{TOPICS}\n[redis]\nurl = {:?}\n[publisher]\nlisten = \"{addr}\"\nadmin_listen = \"{admin}\"\n\
+        "{topics}\n[redis]\nurl = {:?}\n[publisher]\nlisten = \"{addr}\"\nadmin_listen = \"{admin}\"\n\
          api_key = \"test-api-key\"\nmax_body_bytes = 100000\nmax_broadcast_channels = 3\n\
          max_batch_commands = 8\nmax_batch_channels = 9\n",
         redis.url()
@@ -36,7 +42,12 @@ async fn api() -> Result<Api> {
 }
 
 impl Api {
-    async fn call(&self, method: &str, body: &Value) -> Result<Value> {
+    /// A connection for commands to its Redis.
+    pub(crate) fn commands(&self) -> Result<fanout_core::Redis> {
+        Ok(fanout_core::Redis::connect(&RedisConfig { url: self.redis.url(), ..RedisConfig::default() })?)
+    }
+
+    pub(crate) async fn call(&self, method: &str, body: &Value) -> Result<Value> {
         http::post(self.addr, &format!("/api/{method}"), &KEY, &body.to_string()).await?.json()
     }
 }
@@ -129,10 +140,10 @@ async fn a_command_that_is_none_is_its_own_error_and_an_oversized_batch_publishe
     let broken = [
         ("{}", 107, "one method"),
         ("[]", 107, "object"),
-        ("{\"publish\":null}", 107, "one method"),
-        ("{\"presence\":{\"channel\":\"a\"}}", 108, "\"presence\""),
-        ("{\"publish\":{},\"presence\":{}}", 107, "several"),
-        ("{\"publish\":{},\"publish\":{}}", 107, "duplicate"),
+        ("{\"publish\":null}", 107, "null"),
+        ("{\"rpc\":{\"method\":\"a\"}}", 107, "`rpc`"),
+        ("{\"publish\":{},\"presence\":{}}", 107, "one method"),
+        ("{\"publish\":{},\"publish\":{}}", 107, "one method"),
         ("{\"publish\":{\"channel\":42}}", 107, "42"),
     ];
     let commands: Vec<&str> = broken.iter().map(|(command, ..)| *command).collect();
@@ -166,7 +177,7 @@ async fn errors_name_the_field_the_value_and_the_limit() -> Result<()> {
     for (body, code, words) in [
         (json!({"data": {}}), 107, &["channel"][..]),
         (json!({"channel": "orders:#42"}), 107, &["data"]),
-        (json!({"channel": "nowhere:#42", "data": {}}), 102, &["nowhere"]),
+        (json!({"channel": "nowhere:#42", "data": {}}), 102, &["unknown channel", "nowhere"]),
         (json!({"channel": "orders:#4,2", "data": {}}), 107, &["4,2", "128"]),
         (json!({"channel": "a".repeat(300), "data": {}}), 107, &["channel", "255"]),
         (json!({"channel": "orders:#42", "data": long}), 107, &["data", "70002", "65536"]),
@@ -176,8 +187,9 @@ async fn errors_name_the_field_the_value_and_the_limit() -> Result<()> {
             &["idempotency_key", "200", "128"],
         ),
         (json!({"channel": "orders:#42", "data": {}, "tags": {"t": "v".repeat(300)}}), 107, &["\"t\"", "300", "256"]),
-        (json!({"channel": "orders:#42", "data": {}, "version": 3}), 108, &["version"]),
-        (json!({"channel": "orders:#42", "b64data": "AA=="}), 108, &["b64data"]),
+        (json!({"channel": "orders:#42", "b64data": "*"}), 107, &["b64data", "base64"]),
+        (json!({"channel": "orders:#42", "b64data": "/w=="}), 107, &["b64data", "JSON"]),
+        (json!({"channel": "orders:#42", "b64data": "AA=="}), 107, &["data", "JSON"]),
     ] {
         let answer = api.call("publish", &body).await?;
         let message = answer["error"]["message"].as_str().unwrap_or_default();
@@ -185,6 +197,42 @@ async fn errors_name_the_field_the_value_and_the_limit() -> Result<()> {
         assert!(words.iter().all(|word| message.contains(word)), "{words:?} in {message}");
         assert!(message.len() < 300, "{message}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn base64_is_what_it_holds_and_old_versions_are_dropped() -> Result<()> {
+    let api = api().await?;
+    // {"n": 1}
+    api.call("publish", &json!({"channel": "orders:#42", "b64data": "eyJuIjogMX0="})).await?;
+    let versioned = |version: u64, n: u64| json!({"channel": "orders:#42", "data": {"n": n}, "version": version});
+    for (version, n, offset) in [(7, 2, 2), (7, 3, 2), (6, 4, 2), (8, 5, 3)] {
+        assert_eq!(api.call("publish", &versioned(version, n)).await?["result"]["offset"], offset, "{version}");
+    }
+    let history = api.call("history", &json!({"channel": "orders:#42", "limit": -1})).await?;
+    let publications = history["result"]["publications"].as_array().expect("publications");
+    let numbers: Vec<_> = publications.iter().map(|publication| publication["data"]["n"].as_u64()).collect();
+    assert_eq!(numbers, [Some(1), Some(2), Some(5)]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_caller_may_want_errors_as_statuses() -> Result<()> {
+    let api = api().await?;
+    let mode = ("X-Centrifugo-Error-Mode", "transport");
+    for (method, body, status, code) in [
+        ("publish", json!({"channel": "nowhere", "data": {}}), 404, 102),
+        ("publish", json!({"channel": "orders:#42"}), 400, 107),
+        ("presence", json!({"channel": "orders:#42"}), 400, 108),
+        ("history", json!({"channel": "orders:#42", "since": {"offset": 1, "epoch": "another"}}), 416, 112),
+    ] {
+        let answer = http::post(api.addr, &format!("/api/{method}"), &[KEY[0], mode], &body.to_string()).await?;
+        assert_eq!((answer.status, &answer.json()?["code"]), (status, &json!(code)), "{answer:?}");
+        assert_eq!(api.call(method, &body).await?["error"]["code"], code, "without being asked for, in the body");
+    }
+    let batch = json!({"commands": [{"publish": {"channel": "nowhere", "data": {}}}]}).to_string();
+    let answer = http::post(api.addr, "/api/batch", &[KEY[0], mode], &batch).await?;
+    assert_eq!((answer.status, &answer.json()?["replies"][0]["error"]["code"]), (200, &json!(102)));
     Ok(())
 }
 

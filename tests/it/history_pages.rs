@@ -7,6 +7,9 @@ use fanout_core::history::{self, Ask, MAX_PUBLICATIONS, PageError, Paged};
 use fanout_core::publisher::Version;
 use fanout_core::{Channel, Data, Publication, Publisher, RedisConfig, Topic, Topics};
 use griot_tests::servers::{self, Redis};
+use serde_json::{Value, json};
+
+use crate::api::api_with;
 
 struct Stage {
     redis: fanout_core::Redis,
@@ -200,5 +203,64 @@ async fn a_version_that_is_not_newer_is_dropped() -> Result<()> {
     assert_eq!(publish(u64::MAX - 1, "big").await?, (4, false));
     assert_eq!(publish(u64::MAX, "big").await?, (5, false));
     assert!(!stage.publisher.publish(stage.publication("0")).await?.repeated, "what has no version is not compared");
+    Ok(())
+}
+
+/// The data of a history that the API gave.
+fn data(answer: &Value) -> Vec<Value> {
+    let publications = answer["result"]["publications"].as_array().expect("publications");
+    publications.iter().map(|publication| publication["data"].clone()).collect()
+}
+
+#[tokio::test]
+async fn the_api_reads_and_removes_what_a_channel_has_published() -> Result<()> {
+    let api = api_with("[topics.news]\n[topics.brief]\nhistory_size = 0\n").await?;
+    for n in 1..=3 {
+        api.call("publish", &json!({"channel": "news", "data": n, "tags": {"n": n.to_string()}})).await?;
+    }
+    let position = api.call("history", &json!({"channel": "news"})).await?;
+    assert_eq!((&position["result"]["publications"], &position["result"]["offset"]), (&json!([]), &json!(3)));
+    let epoch = position["result"]["epoch"].clone();
+    let all = api.call("history", &json!({"channel": "news", "limit": -1})).await?;
+    assert_eq!(data(&all), [1, 2, 3]);
+    let second = &all["result"]["publications"][1];
+    assert_eq!((&second["offset"], &second["tags"]["n"]), (&json!(2), &json!("2")));
+    assert!(second["tags"]["id"].is_string() && second.get("info").is_none(), "{second}");
+    let since = |offset: u64| json!({"channel": "news", "limit": 1, "since": {"offset": offset, "epoch": epoch}});
+    assert_eq!(data(&api.call("history", &since(1)).await?), [2]);
+    let before = json!({"channel": "news", "limit": 9, "since": {"offset": 3}, "reverse": true});
+    assert_eq!(data(&api.call("history", &before).await?), [2, 1]);
+    let batch = json!({"commands": [
+        {"publish": {"channel": "news", "data": 4}},
+        {"history": {"channel": "news", "limit": 1, "reverse": true}},
+        {"history_remove": {"channel": "news"}},
+        {"publish": {"channel": "news", "data": 5}},
+        {"history": {"channel": "news", "limit": -1}},
+    ]});
+    let replies = api.call("batch", &batch).await?["replies"].clone();
+    assert_eq!(replies[1]["history"]["publications"][0]["data"], 4, "what was published before in the batch is there");
+    assert_eq!(replies[2], json!({"history_remove": {}}));
+    let left = &replies[4]["history"];
+    assert_eq!((&left["publications"][0]["data"], &left["offset"]), (&json!(5), &json!(5)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_api_says_why_there_is_no_history() -> Result<()> {
+    let api = api_with("[topics.news]\n[topics.brief]\nhistory_size = 0\n").await?;
+    for (body, code, words) in [
+        (json!({"channel": "brief"}), 108, "history_size"),
+        (json!({"channel": "nowhere"}), 102, "unknown channel"),
+        (json!({}), 107, "channel"),
+        (json!({"channel": "news", "reverse": true, "since": {"offset": 0}}), 107, "reverse"),
+        (json!({"channel": "news", "since": {"offset": 1, "epoch": "another"}}), 112, "unrecoverable position"),
+    ] {
+        let error = &api.call("history", &body).await?["error"];
+        let message = error["message"].as_str().unwrap_or_default();
+        assert!(error["code"] == code && message.contains(words), "{body}: {error}");
+    }
+    assert_eq!(api.call("history_remove", &json!({"channel": "brief"})).await?["error"]["code"], 108);
+    let many = vec![json!({"history": {"channel": "news"}}); 8];
+    assert_eq!(api.call("batch", &json!({"commands": many})).await?["replies"].as_array().map(Vec::len), Some(8));
     Ok(())
 }

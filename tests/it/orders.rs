@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use fanout_core::control::{self, Order, Whom};
+use fanout_core::control::{self, Order, Overrides, Since, Subscribe, Switch, Whom};
 use fanout_core::link::{Event, Link};
 use fanout_core::nodes::{self, Node};
-use fanout_core::{Channel, RedisConfig, Shutdown};
+use fanout_core::{Channel, Data, RedisConfig, Shutdown};
 use griot_tests::eventually::eventually;
 use griot_tests::servers::Redis;
+use serde_json::json;
 use tokio::sync::mpsc;
+
+use crate::api::api_with;
 
 struct Stage {
     _server: Redis,
@@ -24,22 +27,37 @@ async fn stage() -> Result<Stage> {
 }
 
 impl Stage {
-    /// Listens as the bridge `node` would.
     async fn bridge(&self, node: &str) -> Result<mpsc::Receiver<Order>> {
-        let (link, connector) = Link::new(&self.config)?;
-        let (tell, told) = mpsc::channel(10);
-        let hear = move |event| {
-            if let Event::Message { payload, .. } = event {
-                tell.try_send(Order::parse(&payload).expect("an order")).expect("room");
-            }
-        };
-        let confirmed = control::channels(node).map(|channel| link.subscribe(&channel));
-        tokio::task::spawn(async move { connector.run(hear, Shutdown::new()).await });
-        for confirmed in confirmed {
-            confirmed.await?;
-        }
-        Ok(told)
+        bridge(&self.config, node).await
     }
+}
+
+/// Listens as the bridge `node` would.
+async fn bridge(config: &RedisConfig, node: &str) -> Result<mpsc::Receiver<Order>> {
+    let (link, connector) = Link::new(config)?;
+    let (tell, told) = mpsc::channel(10);
+    let hear = move |event| {
+        if let Event::Message { payload, .. } = event {
+            tell.try_send(Order::parse(&payload).expect("an order")).expect("room");
+        }
+    };
+    let confirmed = control::channels(node).map(|channel| link.subscribe(&channel));
+    tokio::task::spawn(async move { connector.run(hear, Shutdown::new()).await });
+    for confirmed in confirmed {
+        confirmed.await?;
+    }
+    Ok(told)
+}
+
+/// Answers surveys as the bridge `uid` would, which has these channels.
+fn answering(mut orders: mpsc::Receiver<Order>, redis: fanout_core::Redis, uid: &'static str) {
+    tokio::task::spawn(async move {
+        while let Some(Order::Survey { reply_to, pattern }) = orders.recv().await {
+            let channels = [("orders:#4", 1), ("news", 2)].map(|(name, n)| (Channel::parse(name).expect(name), n));
+            let matching = channels.into_iter().filter(|(channel, _)| control::glob(&pattern, channel.as_str()));
+            control::answer(&redis, &reply_to, uid, matching).await.expect("answered");
+        }
+    });
 }
 
 fn node(uid: &str) -> Node {
@@ -85,14 +103,7 @@ async fn a_survey_adds_up_what_the_bridges_answer() -> Result<()> {
     let stage = stage().await?;
     for uid in ["one", "two"] {
         nodes::announce(&stage.redis, &node(uid)).await?;
-        let (mut orders, redis) = (stage.bridge(uid).await?, stage.redis.clone());
-        tokio::task::spawn(async move {
-            while let Some(Order::Survey { reply_to, pattern }) = orders.recv().await {
-                let channels = [("orders:#4", 1), ("news", 2)].map(|(name, n)| (Channel::parse(name).expect(name), n));
-                let matching = channels.into_iter().filter(|(channel, _)| control::glob(&pattern, channel.as_str()));
-                control::answer(&redis, &reply_to, uid, matching).await.expect("answered");
-            }
-        });
+        answering(stage.bridge(uid).await?, stage.redis.clone(), uid);
     }
     let all = control::survey(&stage.redis, "").await?;
     assert_eq!(all, [("news".to_owned(), 4), ("orders:#4".to_owned(), 2)].into());
@@ -100,5 +111,80 @@ async fn a_survey_adds_up_what_the_bridges_answer() -> Result<()> {
     // One that is registered and does not answer is waited for, and then left out.
     nodes::announce(&stage.redis, &node("stopped")).await?;
     assert_eq!(control::survey(&stage.redis, "news").await?, [("news".to_owned(), 4)].into());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_api_orders_every_bridge_hears() -> Result<()> {
+    let api = api_with("[topics.news]\n").await?;
+    let config = RedisConfig { url: api.redis.url(), ..RedisConfig::default() };
+    let mut orders = bridge(&config, "one").await?;
+    let whom = Whom { user: "42".into(), client: "c".into(), session: String::new() };
+    let subscribe = json!({
+        "user": "42", "client": "c", "channel": "news:a", "info": {"i": 1}, "b64data": "eyJkIjoyfQ==", "expire_at": 9,
+        "recover_since": {"offset": 3, "epoch": "e"}, "override": {"presence": {"value": true}},
+    });
+    assert_eq!(api.call("subscribe", &subscribe).await?, json!({"result": {}}));
+    let data = |json: &'static str| Some(Data::parse(json).expect("json"));
+    let expected = Subscribe {
+        whom: whom.clone(),
+        channel: "news:a".into(),
+        info: data(r#"{"i":1}"#),
+        data: data(r#"{"d":2}"#),
+        expire_at: 9,
+        recover_since: Some(Since { offset: 3, epoch: "e".into() }),
+        overrides: Overrides { presence: Some(Switch { value: true }), ..Overrides::default() },
+    };
+    assert_eq!(orders.recv().await, Some(Order::Subscribe(expected)));
+    let batch = json!({"commands": [
+        {"unsubscribe": {"user": "42", "client": "c", "channel": "news:a"}},
+        {"disconnect": {"user": "42", "client": "c", "whitelist": ["d"]}},
+        {"refresh": {"user": "42", "client": "c", "expired": true, "expire_at": 5, "info": null}},
+    ]});
+    let replies = json!([{"unsubscribe": {}}, {"disconnect": {}}, {"refresh": {}}]);
+    assert_eq!(api.call("batch", &batch).await?["replies"], replies);
+    assert_eq!(orders.recv().await, Some(Order::Unsubscribe { whom: whom.clone(), channel: "news:a".into() }));
+    let closed = Order::Disconnect {
+        whom: whom.clone(),
+        whitelist: vec!["d".into()],
+        code: 3503,
+        reason: "force disconnect".into(),
+    };
+    assert_eq!(orders.recv().await, Some(closed));
+    assert_eq!(orders.recv().await, Some(Order::Refresh { whom, expired: true, expire_at: 5, info: None }));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_order_that_no_client_could_bear_is_refused() -> Result<()> {
+    let api = api_with("[topics.news]\n").await?;
+    for (method, body, code, words) in [
+        ("subscribe", json!({"user": "42"}), 107, "channel"),
+        ("subscribe", json!({"channel": "nowhere"}), 102, "unknown channel"),
+        ("subscribe", json!({"channel": "news", "b64info": "/w=="}), 107, "b64info"),
+        ("unsubscribe", json!({"user": "42"}), 107, "channel"),
+        ("disconnect", json!({"disconnect": {"code": 1000, "reason": "x"}}), 107, "3000"),
+        ("disconnect", json!({"disconnect": {"code": 4000, "reason": "x".repeat(124)}}), 107, "123"),
+        ("disconnect", json!({"disconnect": {"code": 4000, "reason": "true"}}), 107, "JSON"),
+    ] {
+        let error = &api.call(method, &body).await?["error"];
+        let message = error["message"].as_str().unwrap_or_default();
+        assert!(error["code"] == code && message.contains(words), "{method} {body}: {error}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_api_tells_what_the_bridges_tell() -> Result<()> {
+    let api = api_with("[topics.news]\n").await?;
+    assert_eq!(api.call("info", &json!({})).await?, json!({"result": {"nodes": []}}));
+    assert_eq!(api.call("channels", &json!({})).await?, json!({"result": {"channels": {}}}));
+    let (redis, config) = (api.commands()?, RedisConfig { url: api.redis.url(), ..RedisConfig::default() });
+    nodes::announce(&redis, &node("one")).await?;
+    answering(bridge(&config, "one").await?, redis, "one");
+    let info = api.call("info", &json!({})).await?;
+    assert_eq!(info["result"]["nodes"], json!([node("one")]));
+    let found = api.call("channels", &json!({"pattern": "n*"})).await?;
+    assert_eq!(found, json!({"result": {"channels": {"news": {"num_clients": 2}}}}));
     Ok(())
 }

@@ -11,7 +11,10 @@ use fanout_core::presence::{self, Member, Stats};
 use fanout_core::{Channel, ClientInfo, Data, RedisConfig, Shutdown};
 use griot_tests::eventually::eventually;
 use griot_tests::servers::{self, Redis};
+use serde_json::json;
 use tokio::sync::mpsc;
+
+use crate::api::api_with;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -127,6 +130,40 @@ async fn a_full_redis_refuses_who_comes_and_lets_go_who_leaves() -> Result<()> {
     assert!(matches!(refused, Err(fanout_core::RedisError::OutOfMemory)), "{refused:?}");
     presence::leave(&redis, &[here]).await?;
     assert_eq!(presence::stats(&redis, &channel).await?, Stats::default());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_api_tells_who_is_there_where_it_is_kept() -> Result<()> {
+    let api = api_with("[topics.chat]\npresence = true\n[topics.news]\n").await?;
+    let room = Channel::parse("chat:room")?;
+    let (ann, bob) = (member(&room, "a", "ann"), member(&room, "b", ""));
+    presence::enter(&api.commands()?, &[ann, bob], LONG).await?;
+    let asked = json!({"channel": "chat:room"});
+    let there = json!({
+        "a": {"user": "ann", "client": "a", "conn_info": {"n": "a of ann"}},
+        "b": {"user": "", "client": "b", "conn_info": {"n": "b of "}},
+    });
+    assert_eq!(api.call("presence", &asked).await?, json!({"result": {"presence": there}}));
+    let counted = json!({"num_clients": 2, "num_users": 2});
+    assert_eq!(api.call("presence_stats", &asked).await?, json!({"result": counted}));
+    let empty = json!({"channel": "chat:empty"});
+    assert_eq!(api.call("presence", &empty).await?, json!({"result": {"presence": {}}}));
+    assert_eq!(api.call("presence_stats", &empty).await?["result"]["num_clients"], 0);
+    for method in ["presence", "presence_stats"] {
+        for (channel, code, words) in
+            [("news:a", 108, "presence = true"), ("nowhere:a", 102, "unknown channel"), ("", 107, "channel")]
+        {
+            let error = &api.call(method, &json!({"channel": channel})).await?["error"];
+            let message = error["message"].as_str().unwrap_or_default();
+            assert!(error["code"] == code && message.contains(words), "{method} {channel}: {error}");
+        }
+    }
+    let commands = json!([{"presence_stats": asked}, {"presence": {"channel": "news:a"}}, {"presence": empty}]);
+    let replies = &api.call("batch", &json!({"commands": commands})).await?["replies"];
+    assert_eq!(replies[0], json!({"presence_stats": counted}));
+    assert_eq!(replies[1]["error"]["code"], 108);
+    assert_eq!(replies[2], json!({"presence": {"presence": {}}}));
     Ok(())
 }
 

@@ -127,7 +127,7 @@ impl Issuer {
     async fn start(self) -> Result<(SocketAddr, AbortOnDropHandle<()>)> {
         let fetched = async |State(issuer): State<Self>| {
             issuer.fetches.fetch_add(1, Ordering::Relaxed);
-            let set = issuer.set.lock().unwrap().clone();
+            let set = issuer.set.lock().expect("not poisoned").clone();
             Json(set)
         };
         let router = Router::new().route("/keys", routing::get(fetched)).with_state(self);
@@ -220,7 +220,8 @@ async fn while_the_issuer_is_away_clients_are_asked_to_come_back() -> Result<()>
 
 #[tokio::test]
 async fn clients_beyond_what_can_be_verified_in_time_are_asked_to_come_back() -> Result<()> {
-    let bridge = bridge("max_verifications_per_second = 1").await?;
+    let public = key_file("rsa.pub.pem");
+    let bridge = bridge(&format!("max_verifications_per_second = 1\ntoken_public_key_file = {public:?}")).await?;
     let token = token::token(SECRET, "42");
     let refusals = join_all((0..20).map(|_| refusal(&bridge, &token))).await;
     let signed_in = refusals.iter().filter(|code| **code == 0).count();

@@ -100,7 +100,7 @@ pub struct Receipt {
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// No topic of the configuration takes this channel.
-    #[error("channel {:?}: no topic {:?} is configured", .0.as_str(), .0.topic())]
+    #[error("unknown channel {:?}: no topic {:?} is configured", .0.as_str(), .0.topic())]
     UnknownTopic(Channel),
     /// A field over its limit; the text names field, value and limit.
     #[error("{0}")]
@@ -131,6 +131,11 @@ impl Publisher {
     /// Publishes through `redis` what `topics` permits.
     pub fn new(redis: Redis, topics: Topics) -> Self {
         Self { redis, topics }
+    }
+
+    /// The Redis it publishes through.
+    pub fn redis(&self) -> &Redis {
+        &self.redis
     }
 
     /// The topics it was given.

@@ -1,11 +1,13 @@
-//! The HTTP API: requests in the shapes of the Centrifugal server API, each turned into publications.
+//! The HTTP API: requests in the shapes of the Centrifugal server API, and what becomes of each.
 
-use std::collections::BTreeMap;
+pub mod bridges;
+pub mod history;
+pub mod order;
+pub mod presence;
+pub mod publish;
 
-use bytes::Bytes;
-use fanout_core::publisher::Once;
-use fanout_core::{Channel, Data, Publication, PublishError, Publisher, Receipt, RedisError, begins_object};
-use serde::de::IgnoredAny;
+use fanout_core::history::PageError;
+use fanout_core::{Channel, Data, PublishError, Publisher, RedisError, Topic, begins_object};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
@@ -20,70 +22,71 @@ pub struct Limits {
     pub batch_channels: usize,
 }
 
-/// The body of `publish` (which reads `channel`) and `broadcast` (which reads `channels`).
-///
-/// Unknown fields are ignored, as other servers of this API do; those that would change what happens are refused.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Request {
-    /// The channel's name.
-    pub channel: String,
-    /// The channels' names.
-    pub channels: Vec<String>,
-    /// Any JSON value.
-    #[serde(deserialize_with = "present")]
-    pub data: Option<Box<RawValue>>,
-    /// Shown to clients.
-    pub tags: BTreeMap<String, String>,
-    /// The same key on the same channel publishes once.
-    pub idempotency_key: String,
-    /// On conflated topics, a newer publication with the same key may replace an older unsent one.
-    pub conflation_key: Option<String>,
-    /// Keep it out of the history.
-    pub skip_history: bool,
-    /// Not supported yet: data that is not JSON.
-    pub b64data: Option<IgnoredAny>,
-    /// Not supported yet: drop what is not newer.
-    pub version: u64,
-}
+/// Commands of one batch whose answers may be large: histories, presences and surveys of channels.
+const BATCH_LARGE: usize = 16;
+/// Longest word of a stranger, in characters, that an error shows.
+const SHOWN: usize = 200;
 
 /// The body of `batch`.
 ///
-/// `parallel` is read over: all commands of a batch go to Redis together, one call per partition, and a channel's
-/// publications keep the order of the commands.
+/// `parallel` is read over: publications that follow each other in the batch go to Redis together, one call per
+/// partition, and everything keeps the order of the commands.
 #[derive(Debug, Deserialize)]
 pub struct Batch {
-    /// The commands, each an object with one method: `{"publish":{…}}` or `{"broadcast":{…}}`.
+    /// The commands, each an object with one method: `{"publish":{…}}`, `{"presence":{…}}`, …
     pub commands: Vec<Box<RawValue>>,
 }
 
 /// One thing to do.
-#[derive(Debug)]
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Command {
     /// Publish to one channel.
-    Publish(Request),
+    Publish(publish::Request),
     /// Publish the same to several channels.
-    Broadcast(Request),
+    Broadcast(publish::Request),
+    /// Read what a channel has published.
+    History(history::Request),
+    /// Remove what a channel has published.
+    HistoryRemove(history::Remove),
+    /// Say who is in a channel.
+    Presence(presence::Request),
+    /// Say how many are in a channel.
+    PresenceStats(presence::Request),
+    /// Say which channels have subscribers.
+    Channels(bridges::Channels),
+    /// Say which bridges there are.
+    Info(bridges::Info),
+    /// Give connections a subscription.
+    Subscribe(order::Subscribe),
+    /// End subscriptions.
+    Unsubscribe(order::Unsubscribe),
+    /// Close connections.
+    Disconnect(order::Disconnect),
+    /// Let connections live longer, or not.
+    Refresh(order::Refresh),
 }
 
-/// A command of a batch as it comes in: none, one or several methods.
-#[derive(Deserialize)]
-struct Methods {
-    publish: Option<Request>,
-    broadcast: Option<Request>,
-    #[serde(flatten)]
-    others: BTreeMap<String, IgnoredAny>,
-}
+/// The names of all commands, which are the last part of their paths.
+pub const METHODS: [&str; 12] = [
+    "publish",
+    "broadcast",
+    "history",
+    "history_remove",
+    "presence",
+    "presence_stats",
+    "channels",
+    "info",
+    "subscribe",
+    "unsubscribe",
+    "disconnect",
+    "refresh",
+];
 
-/// `null` is data too.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Box::<RawValue>::deserialize(deserializer).map(Some)
-}
-
-/// An error of the API. The HTTP status stays 200, as clients of this API expect.
+/// An error of the API. The HTTP status stays 200, as clients of this API expect, unless they ask for another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ApiError {
-    /// 100 internal, 102 unknown channel, 107 bad request, 108 not available.
+    /// 100 internal, 102 unknown channel, 107 bad request, 108 not available, 112 unrecoverable position.
     pub code: u32,
     /// What was wrong, where, and what to do.
     pub message: String,
@@ -99,44 +102,15 @@ pub enum Answer<T> {
     Error(ApiError),
 }
 
-/// The answer to one command of a batch: `{"publish":{…}}`, `{"broadcast":{…}}` or `{"error":{…}}`.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reply {
-    /// What was published.
-    Publish(PublishResult),
-    /// What was broadcast.
-    Broadcast(BroadcastResult),
-    /// Nothing was.
-    Error(ApiError),
-}
+/// What became of a command: its result as JSON.
+pub type Outcome = Result<Box<RawValue>, ApiError>;
 
-/// What a command that stands alone has as its result.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-pub enum Done {
-    /// Of `publish`.
-    Publish(PublishResult),
-    /// Of `broadcast`.
-    Broadcast(BroadcastResult),
-}
-
-/// What was published.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PublishResult {
-    /// The publication's offset; absent without history.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub offset: Option<u64>,
-    /// The channel's epoch; absent without history.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub epoch: Option<String>,
-}
-
-/// What was broadcast.
-#[derive(Debug, Serialize)]
-pub struct BroadcastResult {
-    /// One answer per channel, in the order of the request.
-    pub responses: Vec<Answer<PublishResult>>,
+/// The answer to one command of a batch: the method with its result, or the error.
+#[derive(Debug)]
+pub struct Reply {
+    method: &'static str,
+    /// What became of it.
+    pub outcome: Outcome,
 }
 
 /// What was done of a batch.
@@ -147,19 +121,15 @@ pub struct BatchResult {
 }
 
 /// Carries out one command.
-pub async fn alone(publisher: &Publisher, command: Command, limits: Limits) -> Answer<Done> {
-    match carry_out(publisher, vec![Ok(command)], limits).await.pop() {
-        Some(Reply::Publish(result)) => Answer::Result(Done::Publish(result)),
-        Some(Reply::Broadcast(result)) => Answer::Result(Done::Broadcast(result)),
-        Some(Reply::Error(error)) => Answer::Error(error),
-        None => Answer::Error(internal("no answer".into())),
-    }
+pub async fn alone(publisher: &Publisher, command: Command, limits: Limits) -> Outcome {
+    let reply = carry_out(publisher, vec![Ok(command)], limits).await.pop();
+    reply.map_or_else(|| Err(internal("no answer".into())), |reply| reply.outcome)
 }
 
 /// Carries out a batch. One refused command stops no other.
 ///
 /// # Errors
-/// More commands or more channels than `limits` permit: then nothing is published.
+/// More commands, channels or large answers than `limits` permit: then nothing is done.
 pub async fn batch(publisher: &Publisher, batch: Batch, limits: Limits) -> Result<BatchResult, ApiError> {
     let count = batch.commands.len();
     if count > limits.batch_commands {
@@ -177,126 +147,158 @@ pub async fn batch(publisher: &Publisher, batch: Batch, limits: Limits) -> Resul
         );
         return Err(bad_request(message));
     }
+    let large = commands.iter().flatten().filter(|command| command.answers_much()).count();
+    if large > BATCH_LARGE {
+        let message = format!(
+            "the commands ask for {large} histories, presences and lists of channels, the limit is {BATCH_LARGE}: \
+             nothing was done"
+        );
+        return Err(bad_request(message));
+    }
     Ok(BatchResult { replies: carry_out(publisher, commands, limits).await })
 }
 
-/// What a command has in what is published together.
-enum Share {
-    Publish,
-    /// One per channel, less the refused ones.
-    Broadcast(Vec<Result<(), ApiError>>),
-}
-
-/// The one path of all methods: everything that commands ask for is published in one go, so that a batch costs one call
-/// per partition and a channel's publications keep their order; then each command is given its share of the outcomes.
+/// The one path of all commands, in their order. Publications that follow each other go out together, so that they cost
+/// one call per partition and a channel's publications keep their order.
 async fn carry_out(publisher: &Publisher, commands: Vec<Result<Command, ApiError>>, limits: Limits) -> Vec<Reply> {
-    let mut publications = Vec::with_capacity(commands.len());
-    let shares: Vec<Result<Share, ApiError>> = commands
-        .into_iter()
-        .map(|command| match command? {
-            Command::Publish(request) => {
-                publications.push(request.publication()?);
-                Ok(Share::Publish)
+    let mut replies = Vec::with_capacity(commands.len());
+    let mut round = publish::Round::new(limits);
+    for command in commands {
+        match command {
+            Ok(Command::Publish(request)) => round.publish(&request),
+            Ok(Command::Broadcast(request)) => round.broadcast(&request),
+            Err(error) => round.refuse(error),
+            Ok(command) => {
+                replies.extend(std::mem::replace(&mut round, publish::Round::new(limits)).end(publisher).await);
+                // Boxed: a batch of publications needs none of their room.
+                replies.push(Box::pin(command.ask(publisher)).await);
             }
-            Command::Broadcast(request) => Ok(Share::Broadcast(request.publications(limits, &mut publications)?)),
-        })
-        .collect();
-    let mut outcomes = publisher.publish_all(publications).await.into_iter();
-    let mut next = move || outcomes.next().map_or_else(|| Err(internal("no answer".into())), result);
-    let reply = |share| match share {
-        Ok(Share::Publish) => next().map_or_else(Reply::Error, Reply::Publish),
-        Ok(Share::Broadcast(channels)) => {
-            let responses = channels.into_iter().map(|channel| channel.and_then(|()| next()).into());
-            Reply::Broadcast(BroadcastResult { responses: responses.collect() })
         }
-        Err(error) => Reply::Error(error),
-    };
-    shares.into_iter().map(reply).collect()
+    }
+    replies.extend(round.end(publisher).await);
+    replies
 }
 
 impl Command {
+    /// The command of the method's own path; `None` when there is no such method.
+    pub fn of(method: &str, json: &[u8]) -> Option<serde_json::Result<Self>> {
+        fn read<'a, T: Deserialize<'a>>(json: &'a [u8], of: fn(T) -> Command) -> Option<serde_json::Result<Command>> {
+            Some(serde_json::from_slice(json).map(of))
+        }
+        match method {
+            "publish" => read(json, Self::Publish),
+            "broadcast" => read(json, Self::Broadcast),
+            "history" => read(json, Self::History),
+            "history_remove" => read(json, Self::HistoryRemove),
+            "presence" => read(json, Self::Presence),
+            "presence_stats" => read(json, Self::PresenceStats),
+            "channels" => read(json, Self::Channels),
+            "info" => read(json, Self::Info),
+            "subscribe" => read(json, Self::Subscribe),
+            "unsubscribe" => read(json, Self::Unsubscribe),
+            "disconnect" => read(json, Self::Disconnect),
+            "refresh" => read(json, Self::Refresh),
+            _ => None,
+        }
+    }
+
+    /// A command of a batch, which names its method.
     fn parse(command: &RawValue) -> Result<Self, ApiError> {
+        let refused = |why: String| {
+            let why: String = why.chars().take(SHOWN).collect();
+            bad_request(format!("a command is an object with one method, such as {{\"publish\":{{…}}}}: {why}"))
+        };
         if !begins_object(command.get().as_bytes()) {
-            return Err(bad_request("a command is an object with one method, such as {\"publish\":{…}}".into()));
+            return Err(refused("this one is no object".into()));
         }
-        let methods: Methods = serde_json::from_str(command.get())
-            .map_err(|error| bad_request(format!("the command is not a request: {error}")))?;
-        match (methods.publish, methods.broadcast, methods.others.first_key_value()) {
-            (Some(request), None, None) => Ok(Self::Publish(request)),
-            (None, Some(request), None) => Ok(Self::Broadcast(request)),
-            (None, None, None) => Err(bad_request("a command needs one method: publish or broadcast".into())),
-            (None, None, Some((name, _))) if methods.others.len() == 1 => {
-                let message =
-                    format!("method {:?} is not supported by this version; publish and broadcast are", cut(name));
-                Err(ApiError { code: 108, message })
-            }
-            _ => Err(bad_request("a command has several methods: make one command of each".into())),
-        }
+        serde_json::from_str(command.get()).map_err(|error| refused(error.to_string()))
+    }
+
+    async fn ask(self, publisher: &Publisher) -> Reply {
+        let (method, outcome) = match self {
+            Self::History(request) => ("history", raw(request.read(publisher).await)),
+            Self::HistoryRemove(request) => ("history_remove", raw(request.remove(publisher).await)),
+            Self::Presence(request) => ("presence", raw(request.read(publisher).await)),
+            Self::PresenceStats(request) => ("presence_stats", raw(request.count(publisher).await)),
+            Self::Channels(request) => ("channels", raw(request.survey(publisher).await)),
+            Self::Info(_) => ("info", raw(bridges::info(publisher).await)),
+            Self::Subscribe(request) => ("subscribe", raw(order::tell(publisher, request.order(publisher)).await)),
+            Self::Unsubscribe(request) => ("unsubscribe", raw(order::tell(publisher, request.order()).await)),
+            Self::Disconnect(request) => ("disconnect", raw(order::tell(publisher, request.order()).await)),
+            Self::Refresh(request) => ("refresh", raw(order::tell(publisher, request.order()).await)),
+            Self::Publish(_) | Self::Broadcast(_) => ("publish", Err(internal("not published with its round".into()))),
+        };
+        Reply { method, outcome }
     }
 
     fn channels(&self) -> usize {
         match self {
-            Self::Publish(_) => 1,
             Self::Broadcast(request) => request.channels.len(),
+            _ => 1,
+        }
+    }
+
+    fn answers_much(&self) -> bool {
+        matches!(self, Self::History(_) | Self::Presence(_) | Self::Channels(_))
+    }
+}
+
+impl Serialize for Reply {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.outcome {
+            Ok(result) => serializer.collect_map([(self.method, result)]),
+            Err(error) => serializer.collect_map([("error", error)]),
         }
     }
 }
 
-impl Request {
-    /// The publication that `publish` asks for.
-    ///
-    /// # Errors
-    /// A field that is missing, wrong or not supported.
-    pub fn publication(&self) -> Result<Publication, ApiError> {
-        self.to(&self.channel, self.data()?)
-    }
+/// A result without fields.
+#[derive(Debug, Serialize)]
+pub struct Done {}
 
-    /// Adds the publications that `broadcast` asks for to `all`; returns which channels have one there.
-    fn publications(&self, limits: Limits, all: &mut Vec<Publication>) -> Result<Vec<Result<(), ApiError>>, ApiError> {
-        let (count, limit) = (self.channels.len(), limits.broadcast_channels);
-        if count == 0 || count > limit {
-            let message = format!("channels has {count} members, allowed are 1 to {limit}");
-            return Err(bad_request(message));
-        }
-        let data = self.data()?;
-        let mut add = |channel| self.to(channel, data.clone()).map(|publication| all.push(publication));
-        Ok(self.channels.iter().map(|channel| add(channel)).collect())
-    }
-
-    /// The data, checked once however many channels it goes to.
-    fn data(&self) -> Result<Data, ApiError> {
-        for (field, set) in [("b64data", self.b64data.is_some()), ("version", self.version > 0)] {
-            if set {
-                let message = format!("{field} is not supported by this version");
-                return Err(ApiError { code: 108, message });
-            }
-        }
-        let data = self.data.as_ref().ok_or_else(|| bad_request("data is missing".into()))?;
-        Data::parse(Bytes::copy_from_slice(data.get().as_bytes())).map_err(|error| bad_request(error.to_string()))
-    }
-
-    fn to(&self, channel: &str, data: Data) -> Result<Publication, ApiError> {
-        if channel.is_empty() {
-            return Err(bad_request("channel is missing or empty".into()));
-        }
-        let channel = Channel::parse(channel).map_err(|error| bad_request(error.to_string()))?;
-        let mut publication = Publication::new(channel, data);
-        publication.tags.clone_from(&self.tags);
-        publication.conflation_key.clone_from(&self.conflation_key);
-        publication.skip_history = self.skip_history;
-        if !self.idempotency_key.is_empty() {
-            publication.once = Once::Key(self.idempotency_key.clone());
-        }
-        Ok(publication)
+/// The channel `name` and its topic.
+pub(crate) fn known<'a>(publisher: &'a Publisher, name: &str) -> Result<(Channel, &'a Topic), ApiError> {
+    let channel = channel(name)?;
+    match publisher.topics().of(&channel) {
+        Some(topic) => Ok((channel, topic)),
+        None => Err(PublishError::UnknownTopic(channel).into()),
     }
 }
 
-fn result(outcome: Result<Receipt, PublishError>) -> Result<PublishResult, ApiError> {
-    let position = outcome?.position;
-    Ok(PublishResult {
-        offset: position.map(|position| position.offset),
-        epoch: position.map(|position| position.epoch.to_string()),
-    })
+pub(crate) fn channel(name: &str) -> Result<Channel, ApiError> {
+    if name.is_empty() {
+        return Err(bad_request("channel is missing or empty".into()));
+    }
+    Channel::parse(name).map_err(|error| bad_request(error.to_string()))
+}
+
+/// The JSON of `field`, or what `b64field` holds in base64, which must be JSON too.
+pub(crate) fn either(field: &str, json: Option<&RawValue>, base64: Option<&str>) -> Result<Option<Data>, ApiError> {
+    use base64::Engine;
+    let data = match (json, base64) {
+        (_, Some(text)) => {
+            let bytes = base64::engine::general_purpose::STANDARD
+                .decode(text)
+                .map_err(|error| bad_request(format!("b64{field} is not base64: {error}")))?;
+            let text = String::from_utf8(bytes).map_err(|_| {
+                bad_request(format!("b64{field} holds bytes that are not text: {field} must be JSON for every client"))
+            })?;
+            Data::parse(text)
+        }
+        (Some(json), None) => Data::parse(json.get().to_owned()),
+        (None, None) => return Ok(None),
+    };
+    let named = |error: fanout_core::DataError| error.to_string().replacen("data", field, 1);
+    data.map(Some).map_err(|error| bad_request(named(error)))
+}
+
+/// `null` is data too.
+pub(crate) fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
+}
+
+fn raw<T: Serialize>(result: Result<T, ApiError>) -> Outcome {
+    serde_json::value::to_raw_value(&result?).map_err(|error| internal(format!("the answer is not JSON: {error}")))
 }
 
 impl<T> From<Result<T, ApiError>> for Answer<T> {
@@ -322,15 +324,57 @@ impl From<PublishError> for ApiError {
     }
 }
 
-fn bad_request(message: String) -> ApiError {
+impl From<RedisError> for ApiError {
+    fn from(error: RedisError) -> Self {
+        internal(error.to_string())
+    }
+}
+
+impl From<PageError> for ApiError {
+    fn from(error: PageError) -> Self {
+        match error {
+            PageError::OtherEpoch(_) => Self { code: 112, message: format!("unrecoverable position: {error}") },
+            PageError::Redis(error) => error.into(),
+        }
+    }
+}
+
+pub(crate) fn bad_request(message: String) -> ApiError {
     ApiError { code: 107, message }
 }
 
-fn internal(message: String) -> ApiError {
+pub(crate) fn unavailable(message: String) -> ApiError {
+    ApiError { code: 108, message }
+}
+
+pub(crate) fn internal(message: String) -> ApiError {
     ApiError { code: 100, message }
 }
 
-/// Enough of a stranger's word to recognise it.
-fn cut(word: &str) -> &str {
-    word.char_indices().nth(64).map_or(word, |(end, _)| &word[..end])
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_has_its_path_and_its_place_in_a_batch() {
+        for method in METHODS {
+            assert!(matches!(Command::of(method, b"{}"), Some(Ok(_))), "{method}");
+            let command = RawValue::from_string(format!("{{{method:?}:{{}}}}")).expect("json");
+            assert!(Command::parse(&command).is_ok(), "{method}");
+        }
+        assert!(Command::of("rpc", b"{}").is_none());
+    }
+
+    #[test]
+    fn the_document_names_every_method_and_no_other() {
+        let document: serde_json::Value = serde_json::from_str(crate::OPENAPI).expect("json");
+        let paths = document["paths"].as_object().expect("paths");
+        let mut expected: Vec<String> = METHODS.iter().map(|method| format!("/{method}")).collect();
+        expected.push("/batch".into());
+        expected.push("/openapi.json".into());
+        let mut found: Vec<&String> = paths.keys().collect();
+        expected.sort();
+        found.sort();
+        assert_eq!(found, expected.iter().collect::<Vec<_>>());
+    }
 }

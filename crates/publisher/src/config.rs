@@ -50,6 +50,8 @@ pub struct PublisherConfig {
     pub api_key: Option<SecretString>,
     /// A file that holds the key.
     pub api_key_file: Option<PathBuf>,
+    /// How errors are answered: `response` as HTTP 200 with the error in it, `transport` as an HTTP status of its own.
+    pub error_mode: ErrorMode,
     /// Most bytes of a request's body.
     pub max_body_bytes: usize,
     /// Most channels of one broadcast.
@@ -66,6 +68,16 @@ pub struct PublisherConfig {
     pub request_timeout_seconds: u64,
     /// Seconds for calls under way to end at shutdown.
     pub grace_seconds: u64,
+}
+
+/// How the API answers an error. A caller can ask for `transport` by the header `X-Centrifugo-Error-Mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorMode {
+    /// HTTP 200 and `{"error":{…}}`, as clients of this API expect.
+    Response,
+    /// The HTTP status that fits and the error alone; a batch stays as it is.
+    Transport,
 }
 
 impl PublisherConfig {
@@ -104,6 +116,7 @@ impl Default for PublisherConfig {
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 9101)),
             api_key: None,
             api_key_file: None,
+            error_mode: ErrorMode::Response,
             max_body_bytes: 1024 * 1024,
             max_broadcast_channels: 1_000,
             max_batch_commands: 1_000,

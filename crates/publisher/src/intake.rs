@@ -17,7 +17,7 @@ use uuid::Uuid;
 use self::lines::{Chunk, Line, Text};
 use self::report::{Reason, Refused};
 use crate::Config;
-use crate::api::Request;
+use crate::api::publish::Request;
 
 pub use self::report::Report;
 

@@ -11,12 +11,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use fanout_core::admin::{self, Health};
 use fanout_core::config::{ConfigError, secret};
-use fanout_core::{Publisher, Redis, Shutdown, Topics, telemetry};
+use fanout_core::{Publisher, Redis, Shutdown, Topics, http, telemetry};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 
 pub use self::config::{Config, PublisherConfig};
 use self::server::Api;
+pub use self::server::has_key;
+
+/// The API, described: OpenAPI 3.1.
+pub const OPENAPI: &str = include_str!("../openapi.json");
 
 /// A publisher whose addresses are bound.
 pub struct Server {
@@ -70,7 +74,8 @@ impl Server {
         let limits = self.config.publisher.listener()?;
         let open = Arc::new(AtomicBool::new(false));
         let api = Api { publisher, key: self.key, config: self.config.publisher, metrics, open: Arc::clone(&open) };
-        shutdown.spawn(api.serve(self.backends, limits, shutdown.clone()));
+        let refused = api.metrics.refused.clone();
+        shutdown.spawn(http::serve(self.backends, api.routes(), limits, refused, shutdown.clone()));
         redis.join_deployment(&shutdown).await?;
         open.store(true, Ordering::Relaxed);
         shutdown.spawn(redis.watch(health, shutdown.clone()));

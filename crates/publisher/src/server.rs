@@ -7,27 +7,27 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Request as HttpRequest, State};
+use axum::extract::{DefaultBodyLimit, Path, Request as HttpRequest, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use fanout_core::telemetry::{ByReason, Seconds};
-use fanout_core::{Publisher, Shutdown, begins_object, http};
+use fanout_core::{Publisher, begins_object};
 use prometheus_client::registry::Registry;
 use secrecy::{ExposeSecret, SecretString};
-use serde::de::DeserializeOwned;
-use tokio::net::TcpListener;
+use serde::Serialize;
 
-use crate::PublisherConfig;
-use crate::api::{self, Answer, ApiError, Command, Reply};
+use crate::api::{self, Answer, ApiError, Command};
+use crate::config::ErrorMode;
+use crate::{OPENAPI, PublisherConfig};
 
 /// What the API counts.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     calls: ByReason,
     seconds: Seconds,
-    refused: ByReason,
+    pub(crate) refused: ByReason,
 }
 
 impl Metrics {
@@ -55,57 +55,69 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// Serves the API on `listener` until the ending is asked for; calls under way are then answered by tasks of
-    /// `shutdown`.
-    pub(crate) async fn serve(self, listener: TcpListener, limits: http::Limits, shutdown: Shutdown) {
-        let (refused, max_body_bytes) = (self.metrics.refused.clone(), self.config.max_body_bytes);
+    /// The API, for whichever listener serves it.
+    pub(crate) fn routes(self) -> Router {
+        let max_body_bytes = self.config.max_body_bytes;
         let api = Arc::new(self);
-        let routes = Router::new()
-            .route("/api/publish", post(publish))
-            .route("/api/broadcast", post(broadcast))
+        let guarded = Router::new()
             .route("/api/batch", post(batch))
+            .route("/api/{method}", post(call))
             .layer(DefaultBodyLimit::max(max_body_bytes))
-            .layer(middleware::from_fn_with_state(Arc::clone(&api), guard))
-            .with_state(api);
-        http::serve(listener, routes, limits, refused, shutdown).await;
+            .layer(middleware::from_fn_with_state(Arc::clone(&api), guard));
+        // It holds no secret, and who writes a client has no key yet.
+        guarded.route("/api/openapi.json", get(openapi)).with_state(api)
     }
 }
 
 type Refused = (StatusCode, String);
 
-async fn publish(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>) -> Result<Response, Refused> {
-    Ok(api.alone(Command::Publish(parse(body)?)).await)
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
 }
 
-async fn broadcast(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>) -> Result<Response, Refused> {
-    Ok(api.alone(Command::Broadcast(parse(body)?)).await)
+async fn call(
+    State(api): State<Arc<Api>>,
+    Path(method): Path<String>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refused> {
+    let body = object(body)?;
+    let Some(command) = Command::of(&method, &body) else {
+        return Err((StatusCode::NOT_FOUND, String::new()));
+    };
+    let outcome = api::alone(&api.publisher, command.map_err(|error| no_request(&error))?, api.config.limits()).await;
+    api.count(outcome.as_ref().err());
+    Ok(api.answer(&headers, outcome))
 }
 
-async fn batch(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>) -> Result<Response, Refused> {
-    Ok(match api::batch(&api.publisher, parse(body)?, api.config.limits()).await {
+async fn batch(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refused> {
+    let commands = serde_json::from_slice(&object(body)?).map_err(|error| no_request(&error))?;
+    Ok(match api::batch(&api.publisher, commands, api.config.limits()).await {
         Ok(result) => {
-            let errors = result.replies.iter().map(|reply| match reply {
-                Reply::Error(error) => Some(error),
-                Reply::Publish(_) | Reply::Broadcast(_) => None,
-            });
-            errors.for_each(|error| api.count(error));
+            result.replies.iter().for_each(|reply| api.count(reply.outcome.as_ref().err()));
             Json(result).into_response()
         }
         Err(error) => {
             api.count(Some(&error));
-            Json(Answer::<()>::Error(error)).into_response()
+            api.answer(&headers, Err::<(), _>(error))
         }
     })
 }
 
 impl Api {
-    async fn alone(&self, command: Command) -> Response {
-        let answer = api::alone(&self.publisher, command, self.config.limits()).await;
-        self.count(match &answer {
-            Answer::Result(_) => None,
-            Answer::Error(error) => Some(error),
-        });
-        Json(answer).into_response()
+    /// An error is an answer like any other, unless the settings or the caller want it as an HTTP status.
+    fn answer<T: Serialize>(&self, headers: &HeaderMap, outcome: Result<T, ApiError>) -> Response {
+        let wanted = headers.get("x-centrifugo-error-mode").is_some_and(|mode| mode.as_bytes() == b"transport");
+        match outcome {
+            Err(error) if wanted || self.config.error_mode == ErrorMode::Transport => {
+                (status(&error), Json(error)).into_response()
+            }
+            outcome => Json(Answer::from(outcome)).into_response(),
+        }
     }
 
     fn count(&self, error: Option<&ApiError>) {
@@ -117,21 +129,34 @@ impl Api {
     }
 }
 
-fn parse<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Refused> {
+fn status(error: &ApiError) -> StatusCode {
+    match error.code {
+        102 | 104 => StatusCode::NOT_FOUND,
+        107 | 108 => StatusCode::BAD_REQUEST,
+        112 => StatusCode::RANGE_NOT_SATISFIABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The body, when it can be a request.
+fn object(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refused> {
     let body = body.map_err(|rejection| {
         (rejection.status(), format!("{}; see publisher.max_body_bytes\n", rejection.body_text()))
     })?;
-    if !begins_object(&body) {
-        return Err((StatusCode::BAD_REQUEST, "the body is not a JSON object\n".into()));
+    if begins_object(&body) {
+        Ok(body)
+    } else {
+        Err((StatusCode::BAD_REQUEST, "the body is not a JSON object\n".into()))
     }
-    serde_json::from_slice(&body)
-        .map_err(|error| (StatusCode::BAD_REQUEST, format!("the body is not a request: {error}\n")))
+}
+
+fn no_request(error: &serde_json::Error) -> Refused {
+    (StatusCode::BAD_REQUEST, format!("the body is not a request: {error}\n"))
 }
 
 /// Lets calls with the key through, and times them.
 async fn guard(State(api): State<Arc<Api>>, request: HttpRequest, next: Next) -> Response {
-    let key = api.key.expose_secret().as_bytes();
-    if !presented(request.headers(), request.uri()).any(|presented| same(presented.as_bytes(), key)) {
+    if !has_key(request.headers(), request.uri(), &api.key) {
         api.metrics.calls.count("unauthorized");
         return StatusCode::UNAUTHORIZED.into_response();
     }
@@ -146,7 +171,7 @@ async fn guard(State(api): State<Arc<Api>>, request: HttpRequest, next: Next) ->
         let message = "Redis has not answered since this publisher started. Nothing was published; try again".into();
         let error = ApiError { code: 100, message };
         api.count(Some(&error));
-        return Json(Answer::<()>::Error(error)).into_response();
+        return api.answer(request.headers(), Err::<(), _>(error));
     }
     let begun = Instant::now();
     let response = next.run(request).await;
@@ -158,7 +183,12 @@ fn announced(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// The places in which clients of this API send their key.
+/// Whether a request presents `key`, in any of the places in which clients of the API send it.
+pub fn has_key(headers: &HeaderMap, uri: &Uri, key: &SecretString) -> bool {
+    let key = key.expose_secret().as_bytes();
+    presented(headers, uri).any(|presented| same(presented.as_bytes(), key))
+}
+
 fn presented<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> impl Iterator<Item = &'a str> {
     let own = headers.get("x-api-key").and_then(|value| value.to_str().ok());
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());

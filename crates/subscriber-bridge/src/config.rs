@@ -87,8 +87,9 @@ pub struct BridgeConfig {
     pub subscription_token_public_key_file: Option<PathBuf>,
     /// As `token_jwks_url`, for subscription tokens.
     pub subscription_token_jwks_url: Option<String>,
-    /// Connection tokens verified per second, so that clients who all come back at once leave processor time to those who
-    /// are there; they wait for their turn. 0 for no limit.
+    /// Signatures of connection tokens verified per second, so that clients who all come back at once leave processor time
+    /// to those who are there; they wait for their turn. 2,000 of ES256 or RS256 keep most of one core busy. Bridges that
+    /// know secrets only do not count: those cost next to nothing. 0 for no limit.
     pub max_verifications_per_second: u32,
     /// Certificates in PEM that are trusted beside the system's, for `https` to the key set and to `rpc_url`.
     pub ca_file: Option<PathBuf>,

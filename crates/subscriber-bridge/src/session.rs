@@ -260,13 +260,20 @@ impl Session {
         if std::mem::take(&mut self.pinged) { Step::Answered } else { Step::Nothing }
     }
 
+    /// See [`Rules::channel`].
+    fn channel(&self, name: &str) -> Result<(Channel, &Topic), Refusal> {
+        self.rules.channel(name)
+    }
+}
+
+impl Rules {
     /// The channel of that name and its topic.
     fn channel(&self, name: &str) -> Result<(Channel, &Topic), Refusal> {
         if name.is_empty() {
             return Err(codes::BAD_REQUEST.into());
         }
         let channel = Channel::parse(name).map_err(|_| codes::BAD_COMMAND)?;
-        match self.rules.topics.of(&channel) {
+        match self.topics.of(&channel) {
             Some(topic) => Ok((channel, topic)),
             None => Err(codes::UNKNOWN_CHANNEL.into()),
         }

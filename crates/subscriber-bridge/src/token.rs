@@ -140,6 +140,11 @@ impl Tokens {
         signed.map(|signed| signed.claims).ok_or(TokenError::Invalid)
     }
 
+    /// Whether many connection tokens at once are worth spreading over time, as those with signatures are.
+    pub fn are_costly(&self) -> bool {
+        self.connections.keys().are_costly()
+    }
+
     /// Fetches the key sets again, at most one fetch of each in two seconds however many ask; whoever asks waits for one that
     /// began after.
     ///
@@ -147,7 +152,7 @@ impl Tokens {
     /// A key set could not be fetched. That is not the client's fault: it should come back later.
     pub async fn learn(&self) -> Result<(), FetchError> {
         for ring in self.rings() {
-            ring.learn().await.inspect_err(|error| self.not_fetched(error))?;
+            ring.learn(&self.keys_changed).await?;
         }
         Ok(())
     }
@@ -157,10 +162,10 @@ impl Tokens {
         loop {
             for ring in self.rings() {
                 self.look(ring);
-                match ring.refresh().await {
-                    Some(Ok(())) => self.keys_changed.count("fetched"),
-                    Some(Err(error)) => self.not_fetched(&error),
-                    None => {}
+                tokio::select! {
+                    biased;
+                    () = shutdown.requested() => return,
+                    () = ring.refresh(&self.keys_changed) => {}
                 }
             }
             if !shutdown.pause(LOOK_INTERVAL).await {
@@ -181,11 +186,6 @@ impl Tokens {
                 tracing::warn!(error, "token keys stay as they were: what their files hold now cannot be used");
             }
         }
-    }
-
-    fn not_fetched(&self, error: &FetchError) {
-        self.keys_changed.count("not fetched");
-        tracing::warn!(%error, "a key set could not be fetched");
     }
 
     fn rings(&self) -> impl Iterator<Item = &Ring> {

@@ -18,7 +18,6 @@ pub(super) enum Reason {
     NotJson,
     Field,
     UnknownChannel,
-    NotSupported,
     Full,
     Redis,
 }
@@ -31,7 +30,6 @@ impl Display for Reason {
             Self::NotJson => "not a JSON object with the fields of a publication",
             Self::Field => "a field is missing, wrong or over its limit",
             Self::UnknownChannel => "no topic takes the channel",
-            Self::NotSupported => "a field is not supported by this version",
             Self::Full => "Redis is out of memory",
             Self::Redis => "Redis answered an error",
         })
@@ -55,7 +53,6 @@ impl From<ApiError> for Refused {
     fn from(error: ApiError) -> Self {
         let reason = match error.code {
             102 => Reason::UnknownChannel,
-            108 => Reason::NotSupported,
             _ => Reason::Field,
         };
         Self::new(reason, error.message)

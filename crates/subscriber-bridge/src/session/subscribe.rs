@@ -1,5 +1,7 @@
 //! Client-side subscriptions: subscribe, unsubscribe, sub_refresh, and what comes of a join.
 
+use std::sync::Arc;
+
 use fanout_core::Channel;
 
 use super::{Refusal, Session, Step, Subscribed, answer, expiry};
@@ -19,7 +21,8 @@ impl Session {
         if !matches!(request.delta.as_str(), "" | "fossil") {
             return Err(codes::BAD_REQUEST.into());
         }
-        let (channel, topic) = self.channel(&request.channel)?;
+        let rules = Arc::clone(&self.rules);
+        let (channel, topic) = rules.channel(&request.channel)?;
         match request.r#type {
             0 if request.filter.is_some() => return Err(codes::BAD_COMMAND.into()),
             0 => {}
@@ -29,16 +32,23 @@ impl Session {
         if self.channels.contains_key(&channel) {
             return Err(codes::ALREADY_SUBSCRIBED.into());
         }
+        if self.channels.len() >= self.rules.max_channels {
+            return Err(codes::LIMIT_EXCEEDED.into());
+        }
         let own = channel.owner().is_none_or(|owner| self.user().is_some_and(|user| user.as_str() == owner));
-        let grant = match request.token.is_empty() {
-            true => None,
-            false => Some(self.grant(&request.token, &channel, now, codes::PERMISSION_DENIED.into())?),
-        };
         // A token opens any topic, but nobody else's personal channel.
-        let permitted = if grant.is_some() { own } else { self.may_subscribe(topic, self.user(), &channel) };
-        if !permitted {
+        let by_token = !request.token.is_empty();
+        if !own || !(by_token || self.may_subscribe(topic, self.user(), &channel)) {
             return Err(codes::PERMISSION_DENIED.into());
         }
+        // Before a signature is verified, which costs more than anything else here.
+        if !self.subscribes.take(now) {
+            return Err(codes::TOO_MANY_REQUESTS.into());
+        }
+        let grant = match by_token {
+            true => Some(self.grant(&request.token, &channel, now, codes::PERMISSION_DENIED.into())?),
+            false => None,
+        };
         let mut terms = Terms::new(topic, grant.as_ref().map(|grant| &grant.options));
         let sees = self.rules.insecure || topic.permits(topic.see_presence, self.user(), &channel, true);
         terms.hears |= request.join_leave && topic.join_leave && sees;
@@ -46,12 +56,6 @@ impl Session {
         if let Some(grant) = grant {
             joining.data = grant.options.data;
             joining.expires_at = grant.expires_at.filter(|_| !self.rules.insecure);
-        }
-        if self.channels.len() >= self.rules.max_channels {
-            return Err(codes::LIMIT_EXCEEDED.into());
-        }
-        if !self.subscribes.take(now) {
-            return Err(codes::TOO_MANY_REQUESTS.into());
         }
         let only_recovered = request.recover && request.flag & ONLY_RECOVERED != 0;
         Ok(Step::Join(Join { id, channels: vec![joining], cause: Cause::Subscribe, only_recovered }))
@@ -122,6 +126,9 @@ impl Session {
         }
         if request.token.is_empty() {
             return Err(codes::BAD_COMMAND.into());
+        }
+        if !self.subscribes.take(now) {
+            return Err(codes::TOO_MANY_REQUESTS.into());
         }
         let grant = self.grant(&request.token, &channel, now, codes::INVALID_TOKEN.into())?;
         let expires_at = grant.expires_at.filter(|_| !self.rules.insecure);

@@ -28,6 +28,14 @@ pub(super) struct Jwks {
     history: Mutex<History>,
 }
 
+/// What a fetch brought.
+pub(super) enum Fetched {
+    Keys(Keys),
+    Failed(FetchError),
+    /// As the fetch before.
+    FailedAgain,
+}
+
 #[derive(Default)]
 struct History {
     /// When the last fetch began, whatever came of it.
@@ -43,8 +51,9 @@ impl Jwks {
         Ok(Self { outbound: Outbound::new(field, url, ca_file, LIMITS)?, history: Mutex::default() })
     }
 
-    /// Gives `replace` the keys of a fetch that began after this call; many callers share one.
-    pub(super) async fn learn(&self, replace: impl FnOnce(Keys)) -> Result<(), FetchError> {
+    /// Waits for a fetch that began after this call; many callers share one. Whoever makes it tells `done` what it brought,
+    /// with an error only if that is news.
+    pub(super) async fn learn(&self, done: impl FnOnce(Fetched)) -> Result<(), FetchError> {
         let asked = Instant::now();
         let mut history = self.history.lock().await;
         if let Some((began, error)) = &history.ended
@@ -58,11 +67,23 @@ impl Jwks {
         let began = Instant::now();
         history.attempted = Some(began);
         let fetched = self.fetch().await;
-        history.ended = Some((began, fetched.as_ref().err().cloned()));
-        let keys = fetched?;
-        history.fetched = Some(began);
-        replace(keys);
-        Ok(())
+        let ended = (began, fetched.as_ref().err().cloned());
+        let before = history.ended.replace(ended).and_then(|(_, error)| error);
+        match fetched {
+            Ok(keys) => {
+                history.fetched = Some(began);
+                done(Fetched::Keys(keys));
+                Ok(())
+            }
+            Err(error) => {
+                done(if before.as_ref() == Some(&error) {
+                    Fetched::FailedAgain
+                } else {
+                    Fetched::Failed(error.clone())
+                });
+                Err(error)
+            }
+        }
     }
 
     async fn fetch(&self) -> Result<Keys, FetchError> {

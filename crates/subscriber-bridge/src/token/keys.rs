@@ -86,6 +86,11 @@ impl Keys {
         Ok(Self { keys, from_set: true })
     }
 
+    /// Whether verifying takes time that others notice: a signature costs 0.05 to 1.3 ms, a secret 0.01 ms.
+    pub(super) fn are_costly(&self) -> bool {
+        self.from_set || self.keys.iter().any(|key| key.algorithms != HMAC)
+    }
+
     /// The keys that may have signed a token with this `header`.
     ///
     /// What the header says about keys elsewhere (`jku`, `x5u`, `jwk`, `x5c`) is the word of whoever made the token, and

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use fanout_core::config::{ConfigError, secret};
+use fanout_core::telemetry::ByReason;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::jwks::Jwks;
+use super::jwks::{Fetched, Jwks};
 use super::keys::Keys;
 use super::{FetchError, MIN_SECRET_BYTES};
 
@@ -160,24 +161,28 @@ impl Ring {
     }
 
     /// Fetches the key set, if there is one and it was not fetched since this was called.
-    pub(super) async fn learn(&self) -> Result<(), FetchError> {
-        match &self.jwks {
-            Some(jwks) => jwks.learn(|keys| self.replace(keys)).await,
-            None => Ok(()),
-        }
+    pub(super) async fn learn(&self, counts: &ByReason) -> Result<(), FetchError> {
+        let Some(jwks) = &self.jwks else { return Ok(()) };
+        let done = |fetched| match fetched {
+            Fetched::Keys(keys) => {
+                self.replace(keys);
+                counts.count("fetched");
+            }
+            Fetched::Failed(error) => {
+                counts.count("not fetched");
+                tracing::warn!(%error, "a key set could not be fetched: {}", self.settings.jwks_url.0);
+            }
+            Fetched::FailedAgain => counts.count("not fetched"),
+        };
+        jwks.learn(done).await
     }
 
-    /// Fetches the key set when that is due, and forgets it when it could not be fetched for too long. `None`: not due.
-    pub(super) async fn refresh(&self) -> Option<Result<(), FetchError>> {
-        let jwks = self.jwks.as_ref()?;
-        if !jwks.is_due().await {
-            return None;
-        }
-        let fetched = self.learn().await;
-        if jwks.is_outdated().await {
+    /// Fetches the key set when that is due, and forgets it when it could not be fetched for too long.
+    pub(super) async fn refresh(&self, counts: &ByReason) {
+        let Some(jwks) = &self.jwks else { return };
+        if jwks.is_due().await && self.learn(counts).await.is_err() && jwks.is_outdated().await {
             self.replace(Keys::unfetched());
         }
-        Some(fetched)
     }
 }
 
