@@ -50,6 +50,10 @@ latency *ARGS:
 fresh COMMITS="10000": build
     cargo run --quiet --bin fresh -- "$@"
 
+# RFC 6455: Autobahn's fuzzing client against our frames and handshake, where there is a `wstest` (Python 2.7).
+autobahn WSTEST="wstest": build
+    cargo run --quiet --bin autobahn -- "$1"
+
 # Everything that CI runs.
 test: lint build official-clients
     cargo test --workspace --doc

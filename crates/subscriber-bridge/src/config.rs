@@ -98,6 +98,11 @@ pub struct BridgeConfig {
     pub rpc_url: Option<String>,
     /// Most calls of `rpc` at once.
     pub max_rpc_calls: usize,
+    /// The certificate of this listener in PEM, with those that lead to its issuer: with it, browsers connect by `wss` and
+    /// `https` only. Replace it and its key while the bridge runs, and new connections get it in seconds.
+    pub tls_certificate_file: Option<PathBuf>,
+    /// The key of the certificate, in PEM.
+    pub tls_key_file: Option<PathBuf>,
     /// Origins of pages that may connect, for example `https://shop.example`; `*` means every page. Requests without an
     /// `Origin` come from no page and are always allowed.
     pub allowed_origins: Vec<String>,
@@ -171,6 +176,8 @@ impl Default for BridgeConfig {
             ca_file: None,
             rpc_url: None,
             max_rpc_calls: 100,
+            tls_certificate_file: None,
+            tls_key_file: None,
             allowed_origins: Vec::new(),
             max_connections: 15_000,
             max_connections_per_address: 0,

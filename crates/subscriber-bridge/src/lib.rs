@@ -31,6 +31,7 @@ mod room;
 mod server;
 pub mod session;
 mod subscription;
+pub mod tls;
 pub mod token;
 pub mod wire;
 
@@ -46,6 +47,7 @@ use fanout_core::nodes::{self, Node};
 use fanout_core::{Publisher, Redis, Shutdown, Topics, UserId, telemetry};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use self::admission::Counts;
 use self::attendance::Attendance;
@@ -59,6 +61,7 @@ use self::metrics::Metrics;
 use self::repairer::Repairer;
 use self::room::Room;
 use self::session::Rules;
+use self::tls::Tls;
 use self::token::Tokens;
 
 /// What all connections share.
@@ -80,6 +83,8 @@ pub(crate) struct Shared {
     pub(crate) backend: Option<Backend>,
     pub(crate) attendance: Attendance,
     pub(crate) connections: Connections,
+    /// Makes the handshakes, where browsers speak TLS.
+    pub(crate) tls: Option<TlsAcceptor>,
     /// What answers on paths that are not the bridge's.
     pub(crate) pages: Option<Router>,
 }
@@ -91,6 +96,7 @@ pub struct Bridge {
     config: Config,
     tokens: Tokens,
     topics: Topics,
+    tls: Option<Tls>,
     pages: Option<Router>,
 }
 
@@ -111,12 +117,13 @@ impl Bridge {
     pub async fn shown_at(operators: Operators, config: Config) -> Result<Self, ConfigError> {
         let (tokens, topics) = check(&config)?;
         let own = &config.subscriber_bridge;
+        let tls = Tls::new(own)?;
         let buffer = Some(own.socket_send_buffer_bytes).filter(|bytes| *bytes > 0);
         let mut browsers = Vec::new();
         for address in &own.listen {
             browsers.push(admin::bind_with("subscriber_bridge.listen", *address, buffer).await?);
         }
-        Ok(Self { browsers, operators, config, tokens, topics, pages: None })
+        Ok(Self { browsers, operators, config, tokens, topics, tls, pages: None })
     }
 
     /// Lets `pages` answer on the browsers' address where the bridge has nothing to say.
@@ -198,6 +205,7 @@ impl Bridge {
             backend,
             attendance: Attendance::new(redis.clone()),
             connections: Connections::default(),
+            tls: self.tls.as_ref().map(Tls::acceptor),
             pages: self.pages,
         });
         let readiness = self.operators.show(health.clone(), registry, &shutdown);
@@ -208,6 +216,9 @@ impl Bridge {
             .spawn_apart(connector.run(hearing.ear(&shared, &shutdown), shutdown.clone()))
             .map_err(|error| ConfigError(format!("no thread for the link: {error}")))?;
         shutdown.spawn(repairer.run(shutdown.clone()));
+        if let Some(tls) = self.tls {
+            shutdown.spawn(tls.watch(shared.metrics.certificates.clone(), shutdown.clone()));
+        }
         let (watching, attending) = (Arc::clone(&shared), Arc::clone(&shared));
         let (ending, parting) = (shutdown.clone(), shutdown.clone());
         shutdown.spawn(async move { watching.rules.tokens.watch(ending).await });
@@ -261,6 +272,7 @@ pub fn check(config: &Config) -> Result<(Tokens, Topics), ConfigError> {
     Redis::check(&config.redis)?;
     let topics = Topics::new(config.topics.clone(), config.default_topic.clone()).map_err(ConfigError)?;
     backend(&config.subscriber_bridge)?;
+    Tls::new(&config.subscriber_bridge)?;
     Ok((tokens(&config.subscriber_bridge)?, topics))
 }
 

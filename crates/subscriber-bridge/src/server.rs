@@ -27,9 +27,10 @@ use tower::ServiceExt;
 use crate::connection::{Connection, Said};
 use crate::handshake::{self, Refusal};
 use crate::hub::ConnectionId;
-use crate::outbox::{Outbox, Sink};
+use crate::outbox::Outbox;
 use crate::protocol::Encoding;
 use crate::session::Manner;
+use crate::tls::{self, Stream};
 use crate::wire::Wire;
 use crate::{Shared, admission};
 
@@ -111,8 +112,9 @@ struct Visit {
 impl Visit {
     /// Speaks HTTP until the upgrade. A task of its own serves the WebSocket then, because a task keeps the size of the
     /// largest thing it ever did.
-    async fn run(self, stream: TcpStream) {
-        let _ = stream.set_nodelay(true);
+    async fn run(self, socket: TcpStream) {
+        let _ = socket.set_nodelay(true);
+        let Some(stream) = self.secure(socket).await else { return };
         let patience = self.shared.config.patience();
         let progress = Arc::new(Progress::default());
         let answer = {
@@ -153,16 +155,39 @@ impl Visit {
         }
     }
 
-    fn upgraded(self, stream: TcpStream, early: Bytes, upgrade: Upgrade) {
+    /// The socket as it is, or TLS over it where that is configured; `None` when the handshake of TLS came to nothing.
+    async fn secure(&self, socket: TcpStream) -> Option<Stream> {
+        let Some(tls) = &self.shared.tls else { return Some(Stream::Left(socket)) };
+        let accepted = tokio::select! {
+            biased;
+            () = self.shutdown.requested() => return None,
+            accepted = timeout(self.shared.config.patience(), tls.accept(socket)) => accepted,
+        };
+        match accepted {
+            Ok(Ok(stream)) => return Some(Stream::Right(Box::new(stream))),
+            Ok(Err(error)) => {
+                self.shared.metrics.refused.count("no TLS");
+                tracing::debug!(connection = self.id.0, %error, "no TLS");
+            }
+            Err(_) => self.shared.metrics.refused.count("no TLS in time"),
+        }
+        None
+    }
+
+    fn upgraded(self, stream: Stream, early: Bytes, upgrade: Upgrade) {
         let Self { id, guest, shared, shutdown } = self;
         let Upgrade { wire, manner, said } = upgrade;
         let (live, history) = (shared.config.max_outbox_bytes, shared.config.max_recovery_bytes);
-        let outbox = Outbox::new(Sink::Socket(stream), wire, live, history);
+        let (sink, source, writing) = tls::halves(stream, early);
+        let outbox = Outbox::new(sink, wire, live, history);
         let ending = shutdown.clone();
         shutdown.spawn(async move {
             shared.metrics.connections.inc();
             let metrics = shared.metrics.clone();
-            Connection::new(shared, id, outbox, manner, early).run(said, ending).await;
+            tokio::select! {
+                () = Connection::new(shared, id, outbox, manner, source).run(said, ending) => {}
+                () = writing => {}
+            }
             metrics.connections.dec();
             drop(guest);
         });

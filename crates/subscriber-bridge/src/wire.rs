@@ -143,7 +143,10 @@ mod tests {
     fn the_last_words_are_a_close_frame_or_a_push() {
         let close = |framing, one_way| wire(framing, Encoding::Json, one_way).close(&codes::SHUTDOWN);
         assert_eq!(close(Framing::WebSocket, false).as_ref(), b"\x88\x0a\x0b\xb9shutdown");
-        assert_eq!(close(Framing::Stream, false), "{\"push\":{\"disconnect\":{\"code\":3001,\"reason\":\"shutdown\"}}}\n");
+        assert_eq!(
+            close(Framing::Stream, false),
+            "{\"push\":{\"disconnect\":{\"code\":3001,\"reason\":\"shutdown\"}}}\n"
+        );
         assert!(close(Framing::WebSocket, true).ends_with(b"\x88\x0a\x0b\xb9shutdown"));
     }
 }
