@@ -89,18 +89,19 @@ impl Wire {
 /// A push that goes to many, encoded for each wire when the first connection of that wire is given it.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    push: Push,
+    reply: Reply,
     frames: [OnceLock<Bytes>; Wire::COUNT],
 }
 
 impl Shared {
     pub(crate) fn new(push: Push) -> Self {
-        Self { push, frames: [const { OnceLock::new() }; Wire::COUNT] }
+        let reply = Reply { push: Some(push), ..Reply::default() };
+        Self { reply, frames: [const { OnceLock::new() }; Wire::COUNT] }
     }
 
     /// The bytes for connections of `wire`.
     pub(crate) fn frame(&self, wire: Wire) -> Bytes {
-        self.frames[wire.index()].get_or_init(|| wire.push(self.push.clone())).clone()
+        self.frames[wire.index()].get_or_init(|| wire.reply(&self.reply)).clone()
     }
 }
 
