@@ -38,7 +38,7 @@ pub enum Sink {
     /// A plain socket, which whoever has something writes to directly.
     Socket(TcpStream),
     /// Something that encodes for itself (TLS, an HTTP response): the connection's task hands it what waits, and it takes
-    /// the next only when it is done with the one before.
+    /// the next only when it is done with the one before. An empty piece is the last.
     Queue(mpsc::Sender<Bytes>),
 }
 
@@ -296,10 +296,11 @@ impl Outbox {
     }
 
     /// Tells the peer that nothing follows; what it still sends can be read.
-    pub(crate) fn hang_up(&self) {
-        // A socket that is gone has no end to tell.
-        if let Sink::Socket(stream) = &self.sink {
-            let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Write);
+    pub(crate) async fn hang_up(&self) {
+        // Whoever is gone has no end to be told of.
+        match &self.sink {
+            Sink::Socket(stream) => drop(SockRef::from(stream).shutdown(std::net::Shutdown::Write)),
+            Sink::Queue(taker) => drop(taker.send(Bytes::new()).await),
         }
     }
 

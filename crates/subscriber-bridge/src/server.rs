@@ -2,14 +2,17 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::Router;
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use fanout_core::Shutdown;
 use fanout_core::http::{self, Partings};
 use futures::FutureExt;
+use futures::future::join_all;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
@@ -24,9 +27,10 @@ use tower::ServiceExt;
 use crate::connection::{Connection, Said};
 use crate::handshake::{self, Refusal};
 use crate::hub::ConnectionId;
-use crate::outbox::{Outbox, Sink};
+use crate::outbox::Outbox;
 use crate::protocol::Encoding;
 use crate::session::Manner;
+use crate::tls::{self, Stream};
 use crate::wire::Wire;
 use crate::{Shared, admission};
 
@@ -38,23 +42,34 @@ const PROTOBUF: &str = "centrifuge-protobuf";
 
 type Answer = Response<Body>;
 
-/// Accepts connections on `listener` until the ending is asked for.
-pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, shutdown: Shutdown) {
+/// Accepts connections on all `listeners` until the ending is asked for.
+pub(crate) async fn serve(listeners: Vec<TcpListener>, shared: Arc<Shared>, shutdown: Shutdown) {
     let ids = AtomicU64::new(1);
     let seats = Arc::new(Semaphore::new(shared.config.max_connections.min(Semaphore::MAX_PERMITS)));
     let partings = Partings::default();
-    while let Some((stream, peer)) = http::accept(&listener, &shared.metrics.refused, &shutdown).await {
-        match admit(&shared, &seats, peer.ip()) {
+    join_all(listeners.iter().map(|listener| listen(listener, &ids, &seats, &partings, &shared, &shutdown))).await;
+}
+
+async fn listen(
+    listener: &TcpListener,
+    ids: &AtomicU64,
+    seats: &Arc<Semaphore>,
+    partings: &Partings,
+    shared: &Arc<Shared>,
+    shutdown: &Shutdown,
+) {
+    while let Some((stream, peer)) = http::accept(listener, &shared.metrics.refused, shutdown).await {
+        match admit(shared, seats, peer.ip()) {
             Ok((seat, address)) => {
                 let id = ConnectionId(ids.fetch_add(1, Ordering::Relaxed));
-                let guest = Guest { peer: peer.ip(), _seat: seat, address: Mutex::new(address) };
+                let guest = Guest { peer, _seat: seat, address: Mutex::new(address) };
                 let visit =
-                    Visit { id, guest: Arc::new(guest), shared: Arc::clone(&shared), shutdown: shutdown.clone() };
+                    Visit { id, guest: Arc::new(guest), shared: Arc::clone(shared), shutdown: shutdown.clone() };
                 shutdown.spawn(visit.run(stream));
             }
             Err((status, reason)) => {
                 shared.metrics.refused.count(reason);
-                partings.part(stream, status, format!("{reason}\n"), &shutdown);
+                partings.part(stream, status, format!("{reason}\n"), shutdown);
             }
         }
     }
@@ -81,7 +96,7 @@ fn enter(shared: &Shared, address: IpAddr) -> Result<Address, Refusal> {
 
 /// What a connection takes up, from the first byte to the end.
 pub(crate) struct Guest {
-    peer: IpAddr,
+    peer: SocketAddr,
     _seat: Seat,
     address: Mutex<Option<Address>>,
 }
@@ -97,8 +112,9 @@ struct Visit {
 impl Visit {
     /// Speaks HTTP until the upgrade. A task of its own serves the WebSocket then, because a task keeps the size of the
     /// largest thing it ever did.
-    async fn run(self, stream: TcpStream) {
-        let _ = stream.set_nodelay(true);
+    async fn run(self, socket: TcpStream) {
+        let _ = socket.set_nodelay(true);
+        let Some(stream) = self.secure(socket).await else { return };
         let patience = self.shared.config.patience();
         let progress = Arc::new(Progress::default());
         let answer = {
@@ -139,16 +155,39 @@ impl Visit {
         }
     }
 
-    fn upgraded(self, stream: TcpStream, early: Bytes, upgrade: Upgrade) {
+    /// The socket as it is, or TLS over it where that is configured; `None` when the handshake of TLS came to nothing.
+    async fn secure(&self, socket: TcpStream) -> Option<Stream> {
+        let Some(tls) = &self.shared.tls else { return Some(Stream::Left(socket)) };
+        let accepted = tokio::select! {
+            biased;
+            () = self.shutdown.requested() => return None,
+            accepted = timeout(self.shared.config.patience(), tls.accept(socket)) => accepted,
+        };
+        match accepted {
+            Ok(Ok(stream)) => return Some(Stream::Right(Box::new(stream))),
+            Ok(Err(error)) => {
+                self.shared.metrics.refused.count("no TLS");
+                tracing::debug!(connection = self.id.0, %error, "no TLS");
+            }
+            Err(_) => self.shared.metrics.refused.count("no TLS in time"),
+        }
+        None
+    }
+
+    fn upgraded(self, stream: Stream, early: Bytes, upgrade: Upgrade) {
         let Self { id, guest, shared, shutdown } = self;
         let Upgrade { wire, manner, said } = upgrade;
         let (live, history) = (shared.config.max_outbox_bytes, shared.config.max_recovery_bytes);
-        let outbox = Outbox::new(Sink::Socket(stream), wire, live, history);
+        let (sink, source, writing) = tls::halves(stream, early);
+        let outbox = Outbox::new(sink, wire, live, history);
         let ending = shutdown.clone();
         shutdown.spawn(async move {
             shared.metrics.connections.inc();
             let metrics = shared.metrics.clone();
-            Connection::new(shared, id, outbox, manner, early).run(said, ending).await;
+            tokio::select! {
+                () = Connection::new(shared, id, outbox, manner, source).run(said, ending) => {}
+                () = writing => {}
+            }
             metrics.connections.dec();
             drop(guest);
         });
@@ -183,7 +222,7 @@ impl Visitor {
             (WEBSOCKET, _) => self.websocket(&request),
             ("/health", &Method::GET) => Ok(Answer::new("{}".into())),
             _ => match &self.shared.pages {
-                Some(pages) => return pages.clone().oneshot(request).await.unwrap_or_else(|never| match never {}),
+                Some(pages) => Ok(self.page(pages.clone(), request).await),
                 None => Err((StatusCode::NOT_FOUND, "nothing here; WebSockets connect to /connection/websocket")),
             },
         };
@@ -194,6 +233,12 @@ impl Visitor {
         })
     }
 
+    /// An answer of somebody else, who is told who asks.
+    async fn page(&self, pages: Router, mut request: Request<Incoming>) -> Answer {
+        request.extensions_mut().insert(ConnectInfo(self.guest.peer));
+        pages.oneshot(request).await.unwrap_or_else(|never| match never {})
+    }
+
     /// Counts the visitor by its address, once, and asks whether the page that it comes from may connect.
     fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         if !origin_allowed(headers.get(header::ORIGIN), &self.shared.config.allowed_origins) {
@@ -202,7 +247,7 @@ impl Visitor {
         let mut address = self.guest.address.lock().unwrap_or_else(PoisonError::into_inner);
         if address.is_none() {
             let proxies = &self.shared.config.trusted_proxies;
-            let client = admission::forwarded(headers, proxies).unwrap_or(self.guest.peer);
+            let client = admission::forwarded(headers, proxies).unwrap_or(self.guest.peer.ip());
             *address = Some(enter(&self.shared, client)?);
         }
         Ok(())
