@@ -62,7 +62,7 @@ class Site:
             [TARGET / "debug" / "site"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         facts = self._ask({"topics": topics, "bridges": bridges})
-        self.secret, self.bridges, self._backends, self.api_key = (
+        self.secret, self.bridges, self.backends, self.api_key = (
             facts["secret"],
             facts["bridges"],
             facts["api"],
@@ -107,7 +107,7 @@ class Site:
     def api(self, method: str, body: dict) -> dict:
         """Calls the publisher's API, and must succeed."""
         request = urllib.request.Request(
-            f"{self._backends}/api/{method}", json.dumps(body).encode(), {"X-API-Key": self.api_key}
+            f"{self.backends}/api/{method}", json.dumps(body).encode(), {"X-API-Key": self.api_key}
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
             told = json.load(answer)

@@ -75,7 +75,7 @@ async def eventually(holds, what):
 
 class Pycent(unittest.IsolatedAsyncioTestCase):
     def setUp(self):
-        self.api = cent.Client(f"{site._backends}/api", site.api_key)
+        self.api = cent.Client(f"{site.backends}/api", site.api_key)
         self.addCleanup(self.api._session.close)
 
     def refused(self, call, request):
@@ -203,7 +203,7 @@ class OpenApi(unittest.IsolatedAsyncioTestCase):
     def request(self, path, body=None, **headers):
         """The status and the body of an answer."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{site._backends}/api{path}", data, headers)
+        request = urllib.request.Request(f"{site.backends}/api{path}", data, headers)
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 return answer.status, answer.read()
