@@ -87,7 +87,8 @@ async fn tokens_are_refused_with_the_code_that_tells_the_client_what_to_do() -> 
     let other = token::token("another secret of at least 32 bytes, really", "42");
     let bad = ["4,2", "a#42", "4 2", "é"].map(|user| token::token(SECRET, user));
     let number = token::sign(SECRET, &json!({"sub": 42}));
-    let nobody = [json!({"sub": ""}), json!({"sub": null}), json!({})].map(|claims| (token::sign(SECRET, &claims), 3507));
+    let nobody =
+        [json!({"sub": ""}), json!({"sub": null}), json!({})].map(|claims| (token::sign(SECRET, &claims), 3507));
     let bad = bad.into_iter().chain([other, number, "nonsense".into()]).map(|token| (token, 3500));
     for (token, code) in bad.chain(nobody).chain([(String::new(), 3501)]) {
         let error = Client::connect(&bridge.socket(), &token).await.expect_err("refused");

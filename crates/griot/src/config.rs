@@ -49,8 +49,7 @@ impl Config {
 
     /// How long what is under way may take to end: as long as the most patient of the workers gives it.
     pub fn grace(&self) -> Duration {
-        let (bridge, publisher) =
-            (self.bridge.subscriber_bridge.grace_seconds, self.publisher.publisher.grace_seconds);
+        let (bridge, publisher) = (self.bridge.subscriber_bridge.grace_seconds, self.publisher.publisher.grace_seconds);
         let worker = self.worker.as_ref().map_or(0, |worker| worker.invalidation_worker.grace_seconds);
         Duration::from_secs(bridge.max(publisher).max(worker))
     }

@@ -101,9 +101,7 @@ impl Site {
     }
 
     fn facts(&self) -> serde_json::Value {
-        let bridge = |bridge: &Bridge| {
-            json!({"http": format!("http://{}", bridge.addr), "admin": format!("http://{}", bridge.admin)})
-        };
+        let bridge = |bridge: &Bridge| json!({"http": format!("http://{}", bridge.addr), "admin": format!("http://{}", bridge.admin)});
         json!({
             "redis": self.redis.url(),
             "api": format!("http://{}", self.api),
