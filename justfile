@@ -14,6 +14,10 @@ demo *ARGS: build
 watch USER="42": build
     cargo run --quiet --bin demo -- watch --user "$1"
 
+# griot on port 8000 for anybody on this machine, with a private Redis, for test suites of client libraries.
+anonymous *ARGS: build
+    cargo run --quiet --bin anonymous -- "$@"
+
 # Faults at random for so many minutes, with official clients and an oracle; `--seed N` repeats, `--plant stale` plants one.
 soak MINUTES="30" *ARGS: build official-clients
     cargo run --quiet --bin soak -- "$@"
@@ -45,6 +49,10 @@ latency *ARGS:
 # Fresh on push: pages that ask again when they are told of a commit, and how many of them are given an old value.
 fresh COMMITS="10000": build
     cargo run --quiet --bin fresh -- "$@"
+
+# RFC 6455: Autobahn's fuzzing client against our frames and handshake, where there is a `wstest` (Python 2.7).
+autobahn WSTEST="wstest": build
+    cargo run --quiet --bin autobahn -- "$1"
 
 # Everything that CI runs.
 test: lint build official-clients
@@ -90,3 +98,8 @@ node: build official-clients
 [private]
 official-clients:
     @test tests/node/node_modules/.package-lock.json -nt tests/node/package-lock.json || npm --prefix tests/node ci --no-audit --no-fund
+
+# The official Python client and pycent, against bridges and a publisher.
+python: build
+    @test target/python/.requirements -nt tests/python/requirements.txt || (python3 -m venv target/python && target/python/bin/pip install --quiet --requirement tests/python/requirements.txt && touch target/python/.requirements)
+    cd tests/python && ../../target/python/bin/python -m unittest --verbose

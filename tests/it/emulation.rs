@@ -60,8 +60,9 @@ async fn commands_by_another_bridge_work_survive_it_and_end_with_the_holder() ->
         204
     );
     ensure!(client.stream.json().await?["subscribe"].is_object());
-    ensure!(client.stream.json().await?["push"]["pub"].is_object());
-    assert_eq!(client.stream.json().await?, json!({"id": 3, "publish": {}}));
+    let said = [client.stream.json().await?, client.stream.json().await?];
+    ensure!(said.contains(&json!({"id": 3, "publish": {}})), "{said:?}");
+    ensure!(said.iter().any(|said| said["push"]["pub"].is_object()), "{said:?}");
     other.process.kill().await?;
     assert_eq!(client.say(&holder, &[subscribe(4)]).await?, 204);
     assert_eq!(client.stream.json().await?["id"], 4);

@@ -42,7 +42,8 @@ async fn bridge(config: &RedisConfig, node: &str) -> Result<mpsc::Receiver<Order
         }
     };
     let confirmed = control::channels(node).map(|channel| link.subscribe(&channel));
-    tokio::task::spawn(async move { connector.run(hear, Shutdown::new()).await });
+    let shutdown = Shutdown::new();
+    shutdown.spawn(connector.run(hear, shutdown.clone()));
     for confirmed in confirmed {
         confirmed.await?;
     }
@@ -51,7 +52,7 @@ async fn bridge(config: &RedisConfig, node: &str) -> Result<mpsc::Receiver<Order
 
 /// Answers surveys as the bridge `uid` would, which has these channels.
 fn answering(mut orders: mpsc::Receiver<Order>, redis: fanout_core::Redis, uid: &'static str) {
-    tokio::task::spawn(async move {
+    Shutdown::new().spawn(async move {
         while let Some(Order::Survey { reply_to, pattern }) = orders.recv().await {
             let channels = [("orders:#4", 1), ("news", 2)].map(|(name, n)| (Channel::parse(name).expect(name), n));
             let matching = channels.into_iter().filter(|(channel, _)| control::glob(&pattern, channel.as_str()));

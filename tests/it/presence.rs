@@ -47,7 +47,8 @@ async fn listen(redis: &fanout_core::Redis, channel: &Channel) -> Result<mpsc::R
         tell.try_send(said).expect("room");
     };
     let confirmed = link.subscribe(&redis.partitions().pubsub(&Feed::of(channel)));
-    tokio::task::spawn(async move { connector.run(hear, Shutdown::new()).await });
+    let shutdown = Shutdown::new();
+    shutdown.spawn(connector.run(hear, shutdown.clone()));
     confirmed.await?;
     Ok(told)
 }
@@ -103,7 +104,7 @@ async fn who_is_not_refreshed_expires_and_who_is_stays() -> Result<()> {
         presence::stats(&redis, &channel).await.is_ok_and(|stats| stats == Stats { clients: 1, users: 1 })
     })
     .await;
-    assert_eq!(presence::read(&redis, &channel).await?, [lasting.info.clone()]);
+    assert_eq!(presence::read(&redis, &channel).await?, std::slice::from_ref(&lasting.info));
     let mut told = listen(&redis, &channel).await?;
     presence::leave(&redis, &[brief, lasting]).await?;
     assert_eq!(told.recv().await.as_deref(), Some("-lasting"), "who had expired is not announced");

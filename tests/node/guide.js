@@ -1,11 +1,11 @@
-// The blocks of a guide. Each opens with a comment that says when it holds and what it is: `// before: relay.js`, or
-// `// file: cache.js` where there is no before.
+// The blocks of a guide. Each opens with a comment that says when it holds and what it is: `// before: relay.js`,
+// `// file: cache.js` where there is no before, or `# run: publish` where the reader types it.
 
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 
-const BLOCK = /^```(\w+)\n(?:\/\/|#|--) (before|after|file): (.+)\n([^]*?)^```$/gm;
+const BLOCK = /^```(\w+)\n(?:\/\/|#|--|<!--) (before|after|file|run): (.+?)(?: -->)?\n([^]*?)^```$/gm;
 
-/** @returns {Promise<{ language: string, when: "before" | "after" | "file", name: string, text: string }[]>} */
+/** @returns {Promise<{ language: string, when: "before" | "after" | "file" | "run", name: string, text: string }[]>} */
 export async function blocks(guide) {
   const markdown = await readFile(guide, "utf8");
   const found = [...markdown.matchAll(BLOCK)].map(([, language, when, name, text]) => ({ language, when, name, text }));

@@ -192,6 +192,11 @@ impl Worker {
         self.process.signal(Signal::Cont)
     }
 
+    /// Waits for the end however long it takes, and returns the exit code as [`Worker::exited`] does.
+    pub async fn ended(&self) -> Result<i32> {
+        self.process.exited(Duration::MAX).await
+    }
+
     /// Waits for the end and returns the exit code; 128 plus the number for a signal.
     pub async fn exited(&self) -> Result<i32> {
         self.process.exited(PATIENCE).await

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
@@ -17,6 +17,10 @@ use crate::config::ConfigError;
 use crate::http::{self, Limits};
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, ByReason};
+
+mod operators;
+
+pub use self::operators::{Board, Operators, Readiness};
 
 /// Which dependencies are there. Clones share one view.
 #[derive(Debug, Clone)]
@@ -118,9 +122,9 @@ pub async fn serve_within(
     let mut own = telemetry::registry();
     let help = "Connections and requests that the listener for operators cut off, by reason";
     let refused = ByReason::register(&mut own, "admin_refused", help);
-    let ready = move || std::future::ready(readiness(&health));
+    let ready = move || std::future::ready(readiness(&health.missing(), health.role()));
     let own = Arc::new(own);
-    let metrics = move || std::future::ready(exposition(&own, &registry));
+    let metrics = move || std::future::ready(exposition([&*own, &*registry]));
     let routes = Router::new()
         .route("/livez", get(|| std::future::ready("alive\n")))
         .route("/readyz", get(ready))
@@ -128,21 +132,21 @@ pub async fn serve_within(
     http::serve(listener, routes, limits, refused, shutdown).await;
 }
 
-fn readiness(health: &Health) -> impl IntoResponse + use<> {
-    let missing = health.missing();
+fn readiness(missing: &[String], role: Option<String>) -> impl IntoResponse + use<> {
     if missing.is_empty() {
-        return (StatusCode::OK, health.role().map_or_else(|| "ready\n".to_owned(), |role| format!("ready: {role}\n")));
+        return (StatusCode::OK, role.map_or_else(|| "ready\n".to_owned(), |role| format!("ready: {role}\n")));
     }
     (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join("; ")))
 }
 
-fn exposition(own: &Registry, registry: &Registry) -> impl IntoResponse + use<> {
+fn exposition<'a>(registries: impl IntoIterator<Item = &'a Registry>) -> Response {
     let mut exposed = String::new();
-    match text::encode_registry(&mut exposed, own).and_then(|()| text::encode(&mut exposed, registry)) {
-        Ok(()) => {
+    let mut encoded = registries.into_iter().map(|registry| text::encode_registry(&mut exposed, registry));
+    match encoded.all(|encoded| encoded.is_ok()) && text::encode_eof(&mut exposed).is_ok() {
+        true => {
             let form = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, form)], exposed).into_response()
         }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        false => (StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n").into_response(),
     }
 }

@@ -19,7 +19,7 @@ use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -257,7 +257,7 @@ fn reason(error: &hyper::Error) -> &'static str {
 }
 
 /// Answers without having a request, and closes; takes at most two seconds.
-pub async fn part(mut stream: TcpStream, status: StatusCode, text: &str) {
+pub async fn part(mut stream: impl AsyncRead + AsyncWrite + Unpin, status: StatusCode, text: &str) {
     let answer = format!(
         "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}",
         text.len()
@@ -268,7 +268,7 @@ pub async fn part(mut stream: TcpStream, status: StatusCode, text: &str) {
 }
 
 /// Closes a connection so that what was written last arrives; takes at most a second.
-pub async fn linger(mut stream: TcpStream) {
+pub async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let fetched = async {
         stream.shutdown().await?;
         tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await

@@ -25,11 +25,10 @@ use std::time::Duration;
 
 use change_log::listen::is_channel;
 use change_log::{Candidate, Rules, Servers};
-use fanout_core::admin::{self, Health};
+use fanout_core::admin::{Health, Operators};
 use fanout_core::config::{ConfigError, secret};
 use fanout_core::{Publisher, Redis, Shutdown, Topics, telemetry};
 use secrecy::ExposeSecret;
-use tokio::net::TcpListener;
 
 pub use self::config::{Config, WorkerConfig};
 use self::lead::Contender;
@@ -42,7 +41,7 @@ const RETENTION_SECONDS: std::ops::RangeInclusive<u64> = 1..=604_800;
 
 /// A worker whose address is bound.
 pub struct Region {
-    operators: TcpListener,
+    operators: Operators,
     config: Config,
     checked: Checked,
 }
@@ -63,9 +62,16 @@ impl Region {
     /// # Errors
     /// A configuration that cannot work, or an address that cannot be had.
     pub async fn bind(config: Config) -> Result<Self, ConfigError> {
+        let address = config.invalidation_worker.admin_listen;
+        Self::shown_at(Operators::bind("invalidation_worker.admin_listen", address).await?, config)
+    }
+
+    /// Checks the configuration of a worker at which operators look somewhere else. Needs a runtime.
+    ///
+    /// # Errors
+    /// A configuration that cannot work.
+    pub fn shown_at(operators: Operators, config: Config) -> Result<Self, ConfigError> {
         let checked = check(&config)?;
-        let operators =
-            admin::bind("invalidation_worker.admin_listen", config.invalidation_worker.admin_listen).await?;
         Ok(Self { operators, config, checked })
     }
 
@@ -86,7 +92,7 @@ impl Region {
         let metrics = Metrics::register(&mut registry);
         let health = Health::new(&["postgresql", "redis", "rules"]);
         let redis = Redis::connect(&self.config.redis)?;
-        shutdown.spawn(admin::serve(self.operators, health.clone(), Arc::new(registry), shutdown.clone()));
+        let readiness = self.operators.show(health.clone(), registry, &shutdown);
         let rules = Arc::new(self.checked.rules);
         let watched = servers(&self.config)?;
         shutdown.spawn(drift::watch(watched, Arc::clone(&rules), health.clone(), shutdown.clone()));
@@ -99,7 +105,7 @@ impl Region {
         let named = |error: change_log::Error| ConfigError(error.to_string());
         let candidate = Candidate::new(pool.clone(), &config.region, lead::holder(), lease).map_err(named)?;
         let publisher = Publisher::new(redis.clone(), self.checked.topics);
-        fanout_core::ready("standing by");
+        readiness.tell("standing by");
         let contender =
             Contender { candidate, servers, pool, rules, redis, publisher, config, health, metrics, shutdown };
         contender.run().await.map_err(named)?;

@@ -9,9 +9,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fanout_core::admin::{self, Health};
+use axum::Router;
+use fanout_core::admin::{self, Health, Operators, Readiness};
 use fanout_core::config::{ConfigError, secret};
-use fanout_core::{Publisher, Redis, Shutdown, Topics, http, telemetry};
+use fanout_core::telemetry::{self, ByReason};
+use fanout_core::{Publisher, Redis, Shutdown, Topics, http};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 
@@ -25,7 +27,7 @@ pub const OPENAPI: &str = include_str!("../openapi.json");
 /// A publisher whose addresses are bound.
 pub struct Server {
     backends: TcpListener,
-    operators: TcpListener,
+    operators: Operators,
     config: Config,
     key: SecretString,
     topics: Topics,
@@ -40,7 +42,7 @@ impl Server {
         let (key, topics) = check(&config)?;
         let own = &config.publisher;
         let backends = admin::bind("publisher.listen", own.listen).await?;
-        let operators = admin::bind("publisher.admin_listen", own.admin_listen).await?;
+        let operators = Operators::bind("publisher.admin_listen", own.admin_listen).await?;
         Ok(Self { backends, operators, config, key, topics })
     }
 
@@ -65,21 +67,67 @@ impl Server {
     /// # Errors
     /// Redis holds records of a deployment that is configured differently.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), ConfigError> {
-        let mut registry = telemetry::registry();
-        let metrics = server::Metrics::register(&mut registry);
-        let health = Health::new(&["redis"]);
-        let redis = Redis::connect(&self.config.redis)?;
-        shutdown.spawn(admin::serve(self.operators, health.clone(), Arc::new(registry), shutdown.clone()));
-        let publisher = Publisher::new(redis.clone(), self.topics);
         let limits = self.config.publisher.listener()?;
-        let open = Arc::new(AtomicBool::new(false));
-        let api = Api { publisher, key: self.key, config: self.config.publisher, metrics, open: Arc::clone(&open) };
-        let refused = api.metrics.refused.clone();
-        shutdown.spawn(http::serve(self.backends, api.routes(), limits, refused, shutdown.clone()));
-        redis.join_deployment(&shutdown).await?;
-        open.store(true, Ordering::Relaxed);
-        shutdown.spawn(redis.watch(health, shutdown.clone()));
-        fanout_core::ready("serving");
+        let (api, work) = begin(self.operators, self.config, self.key, self.topics, &shutdown)?;
+        shutdown.spawn(http::serve(self.backends, api.routes, limits, api.refused, shutdown.clone()));
+        work.run(shutdown).await
+    }
+}
+
+/// The API for a listener that serves other things too, and what the publisher does besides.
+///
+/// # Errors
+/// A configuration that cannot work.
+pub fn mounted(operators: Operators, config: Config, shutdown: &Shutdown) -> Result<(Router, Work), ConfigError> {
+    let (key, topics) = check(&config)?;
+    let (api, work) = begin(operators, config, key, topics, shutdown)?;
+    Ok((api.routes, work))
+}
+
+fn begin(
+    operators: Operators,
+    config: Config,
+    key: SecretString,
+    topics: Topics,
+    shutdown: &Shutdown,
+) -> Result<(Routes, Work), ConfigError> {
+    let mut registry = telemetry::registry();
+    let metrics = server::Metrics::register(&mut registry);
+    let health = Health::new(&["redis"]);
+    let redis = Redis::connect(&config.redis)?;
+    let readiness = operators.show(health.clone(), registry, shutdown);
+    let publisher = Publisher::new(redis.clone(), topics);
+    let open = Arc::new(AtomicBool::new(false));
+    let refused = metrics.refused.clone();
+    let api = Api { publisher, key, config: config.publisher, metrics, open: Arc::clone(&open) };
+    Ok((Routes { routes: api.routes(), refused }, Work { redis, health, open, readiness }))
+}
+
+/// The API's routes, and who counts what their listener refuses.
+struct Routes {
+    routes: Router,
+    refused: ByReason,
+}
+
+/// What the publisher does beside answering.
+pub struct Work {
+    redis: Redis,
+    health: Health,
+    open: Arc<AtomicBool>,
+    readiness: Readiness,
+}
+
+impl Work {
+    /// Opens the API once this process is known to be configured as its deployment, and watches Redis until the ending is
+    /// asked for.
+    ///
+    /// # Errors
+    /// Redis holds records of a deployment that is configured differently.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), ConfigError> {
+        self.redis.join_deployment(&shutdown).await?;
+        self.open.store(true, Ordering::Relaxed);
+        shutdown.spawn(self.redis.watch(self.health, shutdown.clone()));
+        self.readiness.tell("serving");
         shutdown.requested().await;
         Ok(())
     }

@@ -84,7 +84,8 @@ pub(crate) const INTERNAL_ERROR: Disconnect = disconnect(3004, "internal server 
 /// `send` has no receiver here.
 pub(crate) const NOT_AVAILABLE: Disconnect = disconnect(3508, "not available");
 /// A binary message on a JSON connection.
-pub(crate) const UNSUPPORTED: Disconnect = disconnect(1003, "text messages carry JSON, binary ones protobuf: this is the other");
+pub(crate) const UNSUPPORTED: Disconnect =
+    disconnect(1003, "text messages carry JSON, binary ones protobuf: this is the other");
 /// A text message that is not UTF-8, or a reason for closing.
 pub(crate) const NOT_UTF8: Disconnect = disconnect(1007, "a text is not UTF-8");
 /// A message over the limit.

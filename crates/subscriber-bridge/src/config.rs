@@ -44,8 +44,9 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BridgeConfig {
-    /// Where browsers connect.
-    pub listen: SocketAddr,
+    /// Where browsers connect: an address, or a list of them.
+    #[serde(deserialize_with = "addresses")]
+    pub listen: Vec<SocketAddr>,
     /// Where operators look: `/livez`, `/readyz`, `/metrics`. Keep it away from browsers.
     pub admin_listen: SocketAddr,
     /// Permits everything to everybody, also without a token, for experiments: refused unless `listen` is on loopback. Tokens
@@ -97,6 +98,11 @@ pub struct BridgeConfig {
     pub rpc_url: Option<String>,
     /// Most calls of `rpc` at once.
     pub max_rpc_calls: usize,
+    /// The certificate of this listener in PEM, with those that lead to its issuer: with it, browsers connect by `wss` and
+    /// `https` only. Replace it and its key while the bridge runs, and new connections get it in seconds.
+    pub tls_certificate_file: Option<PathBuf>,
+    /// The key of the certificate, in PEM.
+    pub tls_key_file: Option<PathBuf>,
     /// Whether clients may speak protobuf.
     pub protobuf: bool,
     /// Whether clients may connect by HTTP streams: `/connection/http_stream`, with commands to `/emulation`.
@@ -158,7 +164,7 @@ pub struct BridgeConfig {
 impl Default for BridgeConfig {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8000))],
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 9100)),
             insecure: false,
             allow_anonymous: false,
@@ -189,6 +195,8 @@ impl Default for BridgeConfig {
             uni_websocket: false,
             uni_http_stream: false,
             uni_sse: false,
+            tls_certificate_file: None,
+            tls_key_file: None,
             allowed_origins: Vec::new(),
             max_connections: 15_000,
             max_connections_per_address: 0,
@@ -224,11 +232,13 @@ impl BridgeConfig {
                 self.pong_timeout_seconds, self.ping_seconds
             ));
         }
-        if self.insecure && !self.listen.ip().is_loopback() {
+        if self.listen.is_empty() {
+            return Err("subscriber_bridge.listen = []: nobody could connect, name at least one address".into());
+        }
+        if let Some(open) = self.listen.iter().find(|address| self.insecure && !address.ip().is_loopback()) {
             return Err(format!(
-                "subscriber_bridge.insecure = true would open everything to everybody who reaches {}: listen on \
-                 127.0.0.1 or [::1], or leave insecure out",
-                self.listen
+                "subscriber_bridge.insecure = true would open everything to everybody who reaches {open}: listen on \
+                 127.0.0.1 or [::1], or leave insecure out"
             ));
         }
         if self.rpc_url.is_some() && self.max_rpc_calls == 0 {
@@ -255,6 +265,20 @@ impl BridgeConfig {
     pub(crate) fn patience(&self) -> Duration {
         Duration::from_secs(self.stale_seconds.into()).mul_f64(1.0 + 0.5 * fastrand::f64())
     }
+}
+
+/// One address may stand without a list around it.
+fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected an address like \"127.0.0.1:8000\", or a list of them")]
+    enum Listen {
+        One(SocketAddr),
+        Several(Vec<SocketAddr>),
+    }
+    Ok(match Listen::deserialize(deserializer)? {
+        Listen::One(address) => vec![address],
+        Listen::Several(addresses) => addresses,
+    })
 }
 
 /// An address alone is a network of one.

@@ -16,7 +16,7 @@ use crate::admission::Guest;
 use crate::codes::{self, Disconnect};
 use crate::frame::{self, Received};
 use crate::hub::ConnectionId;
-use crate::incoming::Incoming;
+use crate::incoming::{Incoming, Source};
 use crate::outbox::{Outbox, Turn};
 use crate::protocol::Encoding;
 use crate::protocol::message::ConnectRequest;
@@ -55,12 +55,18 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// A connection over which the client speaks itself; `early` was read behind the handshake.
-    pub(crate) fn new(shared: Arc<Shared>, id: ConnectionId, outbox: Outbox, manner: Manner, early: Bytes) -> Self {
+    /// A connection; of a WebSocket, `source` is what the client speaks over.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        id: ConnectionId,
+        outbox: Outbox,
+        manner: Manner,
+        source: impl Into<Source>,
+    ) -> Self {
         let outbox = Arc::new(outbox);
         let limit = shared.config.max_message_bytes;
         let incoming = matches!(outbox.wire().framing, Framing::WebSocket)
-            .then(|| Incoming::new(Arc::clone(&outbox), early.into(), limit));
+            .then(|| Incoming::new(Arc::clone(&outbox), source, limit));
         let session = Session::new(Arc::clone(&shared.rules), uuid::Uuid::new_v4().to_string(), manner);
         shared.connections.name(id, session.secret(), &outbox);
         let (paced, timer) = (Instant::now(), Instant::now() + shared.config.patience());

@@ -25,11 +25,11 @@ pub fn accept<B>(request: &Request<B>) -> Result<Answer, Refusal> {
     if request.method() != Method::GET {
         return Err((StatusCode::METHOD_NOT_ALLOWED, "a WebSocket begins with GET"));
     }
-    if request.version() < Version::HTTP_11 || !headers.contains_key(header::HOST) {
-        return Err((StatusCode::BAD_REQUEST, "a WebSocket begins with HTTP/1.1 and a Host"));
-    }
     if !has(headers, &header::UPGRADE, "websocket") || !has(headers, &header::CONNECTION, "upgrade") {
         return Err((StatusCode::UPGRADE_REQUIRED, "this address speaks WebSocket only"));
+    }
+    if request.version() < Version::HTTP_11 || !headers.contains_key(header::HOST) {
+        return Err((StatusCode::BAD_REQUEST, "a WebSocket begins with HTTP/1.1 and a Host"));
     }
     if !has(headers, &header::SEC_WEBSOCKET_VERSION, "13") {
         return Err((StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13"));

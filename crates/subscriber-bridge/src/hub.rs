@@ -154,7 +154,9 @@ impl Hub {
 
     /// Tells those who want to hear it that somebody came to a channel of `feed`, or left it.
     fn tell_of(&self, feed: &Feed, who: &Presence<'_>, came: bool) {
-        let Some(channel) = feed.channel(&who.topic) else { return self.metrics.dropped.count("topic of another feed") };
+        let Some(channel) = feed.channel(&who.topic) else {
+            return self.metrics.dropped.count("topic of another feed");
+        };
         let mut shard = self.shard(feed);
         let Some(members) = shard.get_mut(feed).and_then(|audience| audience.members(&channel)) else { return };
         let push = Arc::new(Shared::new(protocol::presence(channel.as_str(), &who.info, came)));

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use fanout_core::envelope::Position;
 use fanout_core::{Channel, Data, Topic};
 
-use crate::protocol::message::{SubscribeRequest, SubscribeResult};
+use crate::protocol::message::{Expiry, SubscribeRequest, SubscribeResult};
 use crate::protocol::recovered;
+use crate::session::expiry;
 use crate::token::Options;
 
 /// Channels on their way to be subscribed.
@@ -112,9 +113,8 @@ impl Joining {
     /// other the top (client protocol, "Recovery").
     pub(crate) fn result(&self, standing: Option<&Standing>, now: u64) -> SubscribeResult {
         let was_recovering = self.recovery.is_some();
-        let ttl = self.expires_at.map(|at| u32::try_from(at.saturating_sub(now)).unwrap_or(u32::MAX));
+        let Expiry { expires, ttl } = expiry(self.expires_at, now);
         let data = self.data.as_ref().map(Data::bytes).unwrap_or_default();
-        let expires = ttl.is_some();
         let result = SubscribeResult { was_recovering, expires, ttl, data, ..SubscribeResult::default() };
         let Some(standing) = standing else { return result };
         let missed = standing.missed.as_ref().filter(|_| was_recovering);

@@ -34,6 +34,7 @@ mod server;
 pub mod session;
 mod stream;
 mod subscription;
+pub mod tls;
 pub mod token;
 mod visitor;
 pub mod wire;
@@ -43,13 +44,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use fanout_core::admin::{self, Health};
+use fanout_core::admin::{self, Health, Operators};
 use fanout_core::config::ConfigError;
 use fanout_core::link::Link;
 use fanout_core::nodes::{self, Node};
 use fanout_core::{Publisher, Redis, Shutdown, Topics, UserId, telemetry};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use self::admission::Counts;
 use self::attendance::Attendance;
@@ -63,6 +65,7 @@ use self::metrics::Metrics;
 use self::repairer::Repairer;
 use self::room::Room;
 use self::session::Rules;
+use self::tls::Tls;
 use self::token::Tokens;
 
 /// What all connections share.
@@ -84,32 +87,47 @@ pub(crate) struct Shared {
     pub(crate) backend: Option<Backend>,
     pub(crate) attendance: Attendance,
     pub(crate) connections: Connections,
+    /// Makes the handshakes, where browsers speak TLS.
+    pub(crate) tls: Option<TlsAcceptor>,
     /// What answers on paths that are not the bridge's.
     pub(crate) pages: Option<Router>,
 }
 
 /// A bridge whose addresses are bound.
 pub struct Bridge {
-    browsers: TcpListener,
-    operators: TcpListener,
+    browsers: Vec<TcpListener>,
+    operators: Operators,
     config: Config,
     tokens: Tokens,
     topics: Topics,
+    tls: Option<Tls>,
     pages: Option<Router>,
 }
 
 impl Bridge {
-    /// Checks the configuration and binds both addresses.
+    /// Checks the configuration and binds the addresses for browsers and for operators.
     ///
     /// # Errors
     /// A configuration that cannot work, or an address that cannot be had.
     pub async fn bind(config: Config) -> Result<Self, ConfigError> {
+        let address = config.subscriber_bridge.admin_listen;
+        Self::shown_at(Operators::bind("subscriber_bridge.admin_listen", address).await?, config).await
+    }
+
+    /// Checks the configuration of a bridge at which operators look somewhere else, and binds the addresses for browsers.
+    ///
+    /// # Errors
+    /// As [`Bridge::bind`].
+    pub async fn shown_at(operators: Operators, config: Config) -> Result<Self, ConfigError> {
         let (tokens, topics) = check(&config)?;
         let own = &config.subscriber_bridge;
+        let tls = Tls::new(own)?;
         let buffer = Some(own.socket_send_buffer_bytes).filter(|bytes| *bytes > 0);
-        let browsers = admin::bind_with("subscriber_bridge.listen", own.listen, buffer).await?;
-        let operators = admin::bind("subscriber_bridge.admin_listen", own.admin_listen).await?;
-        Ok(Self { browsers, operators, config, tokens, topics, pages: None })
+        let mut browsers = Vec::new();
+        for address in &own.listen {
+            browsers.push(admin::bind_with("subscriber_bridge.listen", *address, buffer).await?);
+        }
+        Ok(Self { browsers, operators, config, tokens, topics, tls, pages: None })
     }
 
     /// Lets `pages` answer on the browsers' address where the bridge has nothing to say.
@@ -121,9 +139,9 @@ impl Bridge {
     /// Where browsers connect.
     ///
     /// # Errors
-    /// When the socket has no address any more.
-    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        self.browsers.local_addr()
+    /// When a socket has no address any more.
+    pub fn local_addrs(&self) -> std::io::Result<Vec<SocketAddr>> {
+        self.browsers.iter().map(TcpListener::local_addr).collect()
     }
 
     /// Where operators look.
@@ -191,9 +209,10 @@ impl Bridge {
             backend,
             attendance: Attendance::new(redis.clone()),
             connections: Connections::default(),
+            tls: self.tls.as_ref().map(Tls::acceptor),
             pages: self.pages,
         });
-        shutdown.spawn(admin::serve(self.operators, health.clone(), Arc::new(registry), shutdown.clone()));
+        let readiness = self.operators.show(health.clone(), registry, &shutdown);
         redis.join_deployment(&shutdown).await?;
         let hearing = Arc::clone(&listener);
         // Deliveries must not queue behind handshakes and commands, of which strangers can send any number.
@@ -201,6 +220,9 @@ impl Bridge {
             .spawn_apart(connector.run(hearing.ear(&shared, &shutdown), shutdown.clone()))
             .map_err(|error| ConfigError(format!("no thread for the link: {error}")))?;
         shutdown.spawn(repairer.run(shutdown.clone()));
+        if let Some(tls) = self.tls {
+            shutdown.spawn(tls.watch(shared.metrics.certificates.clone(), shutdown.clone()));
+        }
         let (watching, attending) = (Arc::clone(&shared), Arc::clone(&shared));
         let (ending, parting) = (shutdown.clone(), shutdown.clone());
         shutdown.spawn(async move { watching.rules.tokens.watch(ending).await });
@@ -212,7 +234,7 @@ impl Bridge {
         shutdown.spawn(listen::follow_forgetting(redis.clone(), Arc::clone(&shared.hub), shutdown.clone()));
         shutdown.spawn(listener.watch(link, shutdown.clone()));
         shutdown.spawn(redis.watch(health, shutdown.clone()));
-        fanout_core::ready("serving");
+        readiness.tell("serving");
         server::serve(self.browsers, shared, shutdown.clone()).await;
         Ok(())
     }
@@ -254,6 +276,7 @@ pub fn check(config: &Config) -> Result<(Tokens, Topics), ConfigError> {
     Redis::check(&config.redis)?;
     let topics = Topics::new(config.topics.clone(), config.default_topic.clone()).map_err(ConfigError)?;
     backend(&config.subscriber_bridge)?;
+    Tls::new(&config.subscriber_bridge)?;
     Ok((tokens(&config.subscriber_bridge)?, topics))
 }
 

@@ -10,10 +10,10 @@ use fanout_core::link::{Event, Link};
 use fanout_core::names::Partitions;
 use fanout_core::{Redis, Shutdown, Topic, Topics, control};
 
-use crate::{BridgeConfig, Shared, order};
 use crate::hub::{Hub, SHARDS};
 use crate::metrics::Metrics;
 use crate::raw;
+use crate::{BridgeConfig, Shared, order};
 
 /// How often the link is looked at.
 const WATCH: Duration = Duration::from_millis(250);

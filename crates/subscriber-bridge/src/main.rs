@@ -71,6 +71,7 @@ fn prepare(arguments: &Arguments) -> anyhow::Result<Option<Config>> {
 
 async fn serve(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let bridge = Bridge::bind(config).await?;
-    tracing::info!(browsers = %bridge.local_addr()?, operators = %bridge.admin_addr()?, "subscriber-bridge is listening");
+    let browsers: Vec<String> = bridge.local_addrs()?.iter().map(ToString::to_string).collect();
+    tracing::info!(browsers = browsers.join(","), operators = %bridge.admin_addr()?, "subscriber-bridge is listening");
     Ok(bridge.run(shutdown).await?)
 }

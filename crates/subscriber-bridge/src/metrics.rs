@@ -43,6 +43,8 @@ pub(crate) struct Metrics {
     pub(crate) refused: ByReason,
     /// Token keys that changed, or should have, by what happened.
     pub(crate) token_keys: ByReason,
+    /// Certificates that changed, or should have, by what happened.
+    pub(crate) certificates: ByReason,
 }
 
 impl Metrics {
@@ -64,6 +66,7 @@ impl Metrics {
             dropped: ByReason::register(registry, "publications_dropped", "Publications from Redis dropped, by reason"),
             raw_dropped: ByReason::register(registry, "raw_dropped", "Raw publications dropped, by reason"),
             refused: ByReason::register(registry, "handshakes_refused", "Requests refused, by reason"),
+            certificates: ByReason::register(registry, "certificates", "Certificates looked at, by what happened"),
             token_keys: ByReason::register(registry, "token_keys", "Token keys looked at or fetched, by what happened"),
             ..Self::default()
         };

@@ -42,7 +42,7 @@ pub enum Sink {
     /// A plain socket, which whoever has something writes to directly.
     Socket(TcpStream),
     /// Something that encodes for itself (TLS, an HTTP response): the connection's task hands it what waits, and it takes
-    /// the next only when it is done with the one before.
+    /// the next only when it is done with the one before. An empty piece is the last.
     Queue(mpsc::Sender<Bytes>),
 }
 
@@ -234,7 +234,10 @@ impl Outbox {
         }
         queue.costs[kind] += waiting.cost();
         queue.frames.push_back(waiting);
-        self.changed.notify_one();
+        if queue.frames.len() == 1 {
+            // Otherwise the task waits already until the peer takes something.
+            self.changed.notify_one();
+        }
     }
 
     fn close_locked(&self, queue: &mut Queue, disconnect: Disconnect) {
@@ -276,19 +279,26 @@ impl Outbox {
                     return Turn::Order(Box::new(order));
                 }
             }
-            if !self.is_empty() {
-                if self.write().await.is_err() {
-                    self.close(WRITE_ERROR);
+            tokio::select! {
+                biased;
+                // Orders and the end must not wait for a peer that does not read.
+                () = self.changed.notified() => {}
+                written = self.write(), if !self.is_empty() => {
+                    if written.is_err() {
+                        self.close(WRITE_ERROR);
+                    }
                 }
-            } else if let Sink::Queue(taker) = &self.sink {
-                tokio::select! {
-                    () = self.changed.notified() => {}
-                    // Nobody else would notice that the peer is gone.
-                    () = taker.closed() => self.close(CLOSED),
-                }
-            } else {
-                self.changed.notified().await;
+                // Nobody else would notice that the peer is gone.
+                () = self.abandoned() => self.close(CLOSED),
             }
+        }
+    }
+
+    /// Resolves when nobody takes any more what is handed on.
+    async fn abandoned(&self) {
+        match &self.sink {
+            Sink::Socket(_) => std::future::pending().await,
+            Sink::Queue(taker) => taker.closed().await,
         }
     }
 
@@ -300,10 +310,11 @@ impl Outbox {
     }
 
     /// Tells the peer that nothing follows; what it still sends can be read.
-    pub(crate) fn hang_up(&self) {
-        // A socket that is gone has no end to tell.
-        if let Sink::Socket(stream) = &self.sink {
-            let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Write);
+    pub(crate) async fn hang_up(&self) {
+        // Whoever is gone has no end to be told of.
+        match &self.sink {
+            Sink::Socket(stream) => drop(SockRef::from(stream).shutdown(std::net::Shutdown::Write)),
+            Sink::Queue(taker) => drop(taker.send(Bytes::new()).await),
         }
     }
 

@@ -7,12 +7,12 @@ pub mod message;
 mod raw;
 
 use bytes::{Buf, Bytes};
-use fanout_core::{Data, begins_object};
 use fanout_core::envelope::{Description, Envelope, Position};
+use fanout_core::{Data, begins_object};
 use prost::Message;
 
-pub use self::message::{Command, Push, Reply};
 use self::message::{Begun, ClientInfo, Ended, Error, Presence, Publication, SubscribeResult};
+pub use self::message::{Command, Push, Reply};
 use crate::codes::{CommandError, Ending};
 
 /// How commands and replies are written.
@@ -178,8 +178,9 @@ mod tests {
 
     #[test]
     fn a_publication_carries_its_data_untouched() {
-        let envelope =
-            Bytes::from("G1 9 00c0ffee 7\n{\"topic\":\"orders\",\"id\":\"u-1\",\"tags\":{\"op\":\"update\"}}\n{\"n\":9007199254740993,\"b\":1.50}");
+        let envelope = Bytes::from(
+            "G1 9 00c0ffee 7\n{\"topic\":\"orders\",\"id\":\"u-1\",\"tags\":{\"op\":\"update\"}}\n{\"n\":9007199254740993,\"b\":1.50}",
+        );
         let publication = recovered(&envelope).expect("an envelope");
         let push = Some(published("orders:#42", publication));
         assert_eq!(
@@ -206,7 +207,8 @@ mod tests {
 
     #[test]
     fn protobuf_and_json_are_read_alike() {
-        let line = br##"{"id":7,"subscribe":{"channel":"orders:#42","recover":true,"offset":300,"epoch":"ab","flag":3}}"##;
+        let line =
+            br##"{"id":7,"subscribe":{"channel":"orders:#42","recover":true,"offset":300,"epoch":"ab","flag":3}}"##;
         let parsed = Encoding::Json.commands(Bytes::from_static(line)).next().flatten().expect("a command");
         let bytes = parsed.encode_length_delimited_to_vec();
         assert_eq!(Encoding::Protobuf.commands(bytes.into()).next().flatten(), Some(parsed));

@@ -1,14 +1,15 @@
 //! The listener for browsers: HTTP on each socket until it becomes a WebSocket, carries a stream, or ends.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
-use std::net::IpAddr;
+use std::future::{Future, poll_fn};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fanout_core::Shutdown;
 use fanout_core::http::{self, Partings};
 use futures::FutureExt;
+use futures::future::join_all;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::HeaderMap;
 use hyper::server::conn::http1;
@@ -16,14 +17,16 @@ use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::sleep;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{sleep, timeout};
 
 use crate::connection::{Connection, Said};
 use crate::handshake::Refusal;
 use crate::hub::ConnectionId;
+use crate::incoming::Source;
 use crate::outbox::{Outbox, Sink};
 use crate::session::Manner;
+use crate::tls::{self, Stream};
 use crate::visitor::Visitor;
 use crate::wire::Wire;
 use crate::{Shared, admission};
@@ -31,23 +34,34 @@ use crate::{Shared, admission};
 /// What hyper may hold of a stream that its client does not read, beside what the outbox holds.
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
 
-/// Accepts connections on `listener` until the ending is asked for.
-pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, shutdown: Shutdown) {
+/// Accepts connections on all `listeners` until the ending is asked for.
+pub(crate) async fn serve(listeners: Vec<TcpListener>, shared: Arc<Shared>, shutdown: Shutdown) {
     let ids = AtomicU64::new(1);
     let seats = Arc::new(Semaphore::new(shared.config.max_connections.min(Semaphore::MAX_PERMITS)));
     let partings = Partings::default();
-    while let Some((stream, peer)) = http::accept(&listener, &shared.metrics.refused, &shutdown).await {
-        match admit(&shared, &seats, peer.ip()) {
+    join_all(listeners.iter().map(|listener| listen(listener, &ids, &seats, &partings, &shared, &shutdown))).await;
+}
+
+async fn listen(
+    listener: &TcpListener,
+    ids: &AtomicU64,
+    seats: &Arc<Semaphore>,
+    partings: &Partings,
+    shared: &Arc<Shared>,
+    shutdown: &Shutdown,
+) {
+    while let Some((stream, peer)) = http::accept(listener, &shared.metrics.refused, shutdown).await {
+        match admit(shared, seats, peer.ip()) {
             Ok((seat, address)) => {
                 let id = ConnectionId(ids.fetch_add(1, Ordering::Relaxed));
-                let guest = Guest { peer: peer.ip(), _seat: seat, address: Mutex::new(address) };
+                let guest = Guest { peer, _seat: seat, address: Mutex::new(address) };
                 let visit =
-                    Visit { id, guest: Arc::new(guest), shared: Arc::clone(&shared), shutdown: shutdown.clone() };
+                    Visit { id, guest: Arc::new(guest), shared: Arc::clone(shared), shutdown: shutdown.clone() };
                 shutdown.spawn(visit.run(stream));
             }
             Err((status, reason)) => {
                 shared.metrics.refused.count(reason);
-                partings.part(stream, status, format!("{reason}\n"), &shutdown);
+                partings.part(stream, status, format!("{reason}\n"), shutdown);
             }
         }
     }
@@ -74,7 +88,7 @@ fn enter(shared: &Shared, address: IpAddr) -> Result<Address, Refusal> {
 
 /// What a connection takes up, from the first byte to the end.
 pub(crate) struct Guest {
-    peer: IpAddr,
+    pub(crate) peer: SocketAddr,
     _seat: Seat,
     address: Mutex<Option<Address>>,
 }
@@ -83,11 +97,11 @@ impl Guest {
     /// Counts the client of a request with `headers` by its address, where a proxy's word is needed to know it.
     pub(crate) fn enter(&self, shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {
         let proxies = &shared.config.trusted_proxies;
-        if admission::is_trusted(self.peer, proxies) {
+        if admission::is_trusted(self.peer.ip(), proxies) {
             let mut address = self.address.lock().unwrap_or_else(PoisonError::into_inner);
             // The proxy may have sent another client's request over this connection before.
             *address = None;
-            *address = Some(enter(shared, admission::forwarded(headers, proxies).unwrap_or(self.peer))?);
+            *address = Some(enter(shared, admission::forwarded(headers, proxies).unwrap_or(self.peer.ip()))?);
         }
         Ok(())
     }
@@ -120,8 +134,9 @@ pub(crate) enum Stage {
 impl Visit {
     /// Speaks HTTP until the upgrade. A task of its own serves the WebSocket then, because a task keeps the size of the
     /// largest thing it ever did.
-    async fn run(self, stream: TcpStream) {
-        let _ = stream.set_nodelay(true);
+    async fn run(self, socket: TcpStream) {
+        let _ = socket.set_nodelay(true);
+        let Some(stream) = self.secure(socket).await else { return };
         let stages = watch::Sender::new(Stage::New);
         let visitor = Arc::new(Visitor::new(self.clone(), stages.clone()));
         let answer = {
@@ -145,7 +160,7 @@ impl Visit {
         match (end, visitor.take_opening()) {
             (End::Shutdown, _) => {}
             (End::Itself(Ok(())), Some(opening)) => {
-                self.open(opening, Sink::Socket(stream), parts.read_buf, None);
+                self.upgraded(opening, stream, parts.read_buf);
             }
             (End::Itself(Ok(())), None) => http::linger(stream).await,
             (End::Itself(Err(error)), _) => {
@@ -167,6 +182,25 @@ impl Visit {
         }
     }
 
+    /// The socket as it is, or TLS over it where that is configured; `None` when the handshake of TLS came to nothing.
+    async fn secure(&self, socket: TcpStream) -> Option<Stream> {
+        let Some(tls) = &self.shared.tls else { return Some(Stream::Left(socket)) };
+        let accepted = tokio::select! {
+            biased;
+            () = self.shutdown.requested() => return None,
+            accepted = timeout(self.shared.config.patience(), tls.accept(socket)) => accepted,
+        };
+        match accepted {
+            Ok(Ok(stream)) => return Some(Stream::Right(Box::new(stream))),
+            Ok(Err(error)) => {
+                self.shared.metrics.refused.count("no TLS");
+                tracing::debug!(connection = self.id.0, %error, "no TLS");
+            }
+            Err(_) => self.shared.metrics.refused.count("no TLS in time"),
+        }
+        None
+    }
+
     /// When to stop, should HTTP not end by itself: a client has some time for each request, and one whose stream has ended
     /// for the last words. At shutdown, who waits for nothing gets nothing; streams are ended by their own tasks.
     async fn limit(&self, mut stages: watch::Receiver<Stage>) -> End {
@@ -183,23 +217,36 @@ impl Visit {
         }
     }
 
-    /// Starts the connection that was agreed on; `early` was read behind its handshake. `parting` hears of its end.
-    pub(crate) fn open(&self, opening: Opening, sink: Sink, early: Bytes, parting: Option<watch::Sender<Stage>>) {
+    fn upgraded(&self, opening: Opening, stream: Stream, early: Bytes) {
+        let (sink, source, writing) = tls::halves(stream, early);
+        let connection = self.connection(opening, sink, source);
+        self.shutdown.spawn(async move {
+            tokio::select! {
+                () = connection => {}
+                () = writing => {}
+            }
+        });
+    }
+
+    /// Starts the connection of a stream that `taker` takes, and tells `stages` when it has begun and when it is over.
+    pub(crate) fn stream(&self, opening: Opening, taker: mpsc::Sender<Bytes>, stages: watch::Sender<Stage>) {
+        stages.send_replace(Stage::Streaming);
+        let connection = self.connection(opening, Sink::Queue(taker), Bytes::new().into());
+        self.shutdown.spawn(async move {
+            connection.await;
+            stages.send_replace(Stage::Parting);
+        });
+    }
+
+    /// The life of the connection that was agreed on.
+    fn connection(&self, opening: Opening, sink: Sink, source: Source) -> impl Future<Output = ()> + use<> {
         let Self { id, guest, shared, shutdown } = self.clone();
         let Opening { wire, manner, said } = opening;
-        let (live, history) = (shared.config.max_outbox_bytes, shared.config.max_recovery_bytes);
-        let outbox = Outbox::new(sink, wire, live, history);
-        let ending = shutdown.clone();
-        shutdown.spawn(async move {
-            let metrics = shared.metrics.clone();
-            let open = metrics.open(wire);
-            Connection::new(shared, id, outbox, manner, early).run(said, ending).await;
-            drop(open);
-            if let Some(stages) = parting {
-                stages.send_replace(Stage::Parting);
-            }
-            drop(guest);
-        });
+        let outbox = Outbox::new(sink, wire, shared.config.max_outbox_bytes, shared.config.max_recovery_bytes);
+        async move {
+            let _counted = (guest, shared.metrics.open(wire));
+            Connection::new(shared, id, outbox, manner, source).run(said, shutdown).await;
+        }
     }
 }
 

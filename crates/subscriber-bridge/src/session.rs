@@ -20,6 +20,9 @@ use crate::protocol::message::{ConnectRequest, Expiry};
 use crate::protocol::{Command, Reply, failure};
 use crate::token::Tokens;
 
+/// Seconds to which longer ones are cut, a year, so that clients' timers do not overflow.
+const MAX_TTL: u32 = 365 * 24 * 3600;
+
 /// What sessions of one bridge share.
 pub struct Rules {
     /// Verifies tokens.
@@ -280,9 +283,8 @@ impl Rules {
     }
 }
 
-fn expiry(expires_at: Option<u64>, now: u64) -> Expiry {
-    // Tokens are cut to a year where they are verified.
-    let left = expires_at.map(|at| u32::try_from(at.saturating_sub(now)).unwrap_or(u32::MAX));
+pub(crate) fn expiry(expires_at: Option<u64>, now: u64) -> Expiry {
+    let left = expires_at.map(|at| u32::try_from(at.saturating_sub(now)).unwrap_or(MAX_TTL).min(MAX_TTL));
     Expiry { expires: left.is_some(), ttl: left }
 }
 

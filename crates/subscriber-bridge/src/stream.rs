@@ -16,7 +16,6 @@ use uuid::Uuid;
 use crate::config::BridgeConfig;
 use crate::connection::Said;
 use crate::handshake::Refusal;
-use crate::outbox::Sink;
 use crate::protocol::Encoding;
 use crate::protocol::message::ConnectRequest;
 use crate::server::Opening;
@@ -140,7 +139,8 @@ pub(crate) async fn open(
     }
     let wire = Wire { encoding, framing: transport.framing, one_way: transport.one_way };
     let manner = if wire.one_way { Manner::OneWay } else { Manner::Emulated };
-    visitor.stream(Opening { wire, manner: manner(secret()), said }, Sink::Queue(sender));
+    let opening = Opening { wire, manner: manner(secret()), said };
+    visitor.visit.stream(opening, sender, visitor.stages.clone());
     let body = poll_fn(move |cx| receiver.poll_recv(cx).map(|bytes| bytes.map(Ok::<_, Infallible>)));
     let mut answer = Answer::new(Body::from_stream(body));
     let kind = match (wire.framing, encoding) {

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -31,7 +32,7 @@ pub(crate) type Answer = Response<Body>;
 /// See the module.
 pub(crate) struct Visitor {
     pub(crate) visit: Visit,
-    stages: watch::Sender<Stage>,
+    pub(crate) stages: watch::Sender<Stage>,
     /// What a handshake has agreed on.
     opening: Mutex<Option<Opening>>,
 }
@@ -129,7 +130,9 @@ impl Visitor {
         answer
     }
 
-    async fn page(&self, request: Request<Incoming>) -> Answer {
+    /// An answer of somebody else, who is told who asks.
+    async fn page(&self, mut request: Request<Incoming>) -> Answer {
+        request.extensions_mut().insert(ConnectInfo(self.visit.guest.peer));
         match &self.visit.shared.pages {
             Some(pages) => pages.clone().oneshot(request).await.unwrap_or_else(|never| match never {}),
             None => self.refuse((StatusCode::NOT_FOUND, "nothing here; WebSockets connect to /connection/websocket")),
@@ -148,12 +151,6 @@ impl Visitor {
             return Ok(());
         }
         Err((StatusCode::FORBIDDEN, "this page's origin is not in subscriber_bridge.allowed_origins"))
-    }
-
-    /// Begins a stream: the connection is told when it is over.
-    pub(crate) fn stream(&self, opening: Opening, taker: crate::outbox::Sink) {
-        self.stages.send_replace(Stage::Streaming);
-        self.visit.open(opening, taker, hyper::body::Bytes::new(), Some(self.stages.clone()));
     }
 
     fn websocket(&self, request: &Request<Incoming>, one_way: bool) -> Result<Answer, Refusal> {

@@ -89,18 +89,19 @@ impl Wire {
 /// A push that goes to many, encoded for each wire when the first connection of that wire is given it.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    push: Push,
+    reply: Reply,
     frames: [OnceLock<Bytes>; Wire::COUNT],
 }
 
 impl Shared {
     pub(crate) fn new(push: Push) -> Self {
-        Self { push, frames: [const { OnceLock::new() }; Wire::COUNT] }
+        let reply = Reply { push: Some(push), ..Reply::default() };
+        Self { reply, frames: [const { OnceLock::new() }; Wire::COUNT] }
     }
 
     /// The bytes for connections of `wire`.
     pub(crate) fn frame(&self, wire: Wire) -> Bytes {
-        self.frames[wire.index()].get_or_init(|| wire.push(self.push.clone())).clone()
+        self.frames[wire.index()].get_or_init(|| wire.reply(&self.reply)).clone()
     }
 }
 
@@ -143,7 +144,10 @@ mod tests {
     fn the_last_words_are_a_close_frame_or_a_push() {
         let close = |framing, one_way| wire(framing, Encoding::Json, one_way).close(&codes::SHUTDOWN);
         assert_eq!(close(Framing::WebSocket, false).as_ref(), b"\x88\x0a\x0b\xb9shutdown");
-        assert_eq!(close(Framing::Stream, false), "{\"push\":{\"disconnect\":{\"code\":3001,\"reason\":\"shutdown\"}}}\n");
+        assert_eq!(
+            close(Framing::Stream, false),
+            "{\"push\":{\"disconnect\":{\"code\":3001,\"reason\":\"shutdown\"}}}\n"
+        );
         assert!(close(Framing::WebSocket, true).ends_with(b"\x88\x0a\x0b\xb9shutdown"));
     }
 }

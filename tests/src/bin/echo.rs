@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use bytes::BytesMut;
 use clap::Parser;
 use hyper::Request;
 use hyper::body::Incoming as Body;
@@ -73,7 +72,7 @@ async fn connection(stream: TcpStream) {
     }
     let parts = http.into_parts();
     let outbox = Arc::new(Outbox::new(Sink::Socket(parts.io.into_inner()), Wire::USUAL, MAX_WAITING, MAX_WAITING));
-    let mut incoming = Incoming::new(Arc::clone(&outbox), BytesMut::from(parts.read_buf), MAX_MESSAGE);
+    let mut incoming = Incoming::new(Arc::clone(&outbox), parts.read_buf, MAX_MESSAGE);
     match echo(&outbox, &mut incoming).await {
         Ok(()) => {}
         Err(disconnect) => outbox.close(disconnect),

@@ -30,7 +30,13 @@ impl Connection {
                 }
                 Ok(())
             }
-            Order::Refresh(whom, lease) => if self.is_meant(&whom) { self.renew(lease) } else { Ok(()) },
+            Order::Refresh(whom, lease) => {
+                if self.is_meant(&whom) {
+                    self.renew(lease)
+                } else {
+                    Ok(())
+                }
+            }
         }
     }
 

@@ -3,8 +3,8 @@
 use fanout_core::history::{self, Ask, PageError};
 use fanout_core::presence::{self, Member};
 use fanout_core::{Channel, ClientInfo, Data, Publication, PublishError, UserId};
-use std::time::Duration;
 use futures::future::join_all;
+use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::{Connection, JOIN_PATIENCE, LOST_PATIENCE, unix_now};

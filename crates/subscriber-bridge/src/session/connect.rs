@@ -7,8 +7,10 @@ use fanout_core::{Channel, Data, Personal, Topic, UserId};
 use super::{Manner, Refusal, Session, Step, Who, answer, expiry};
 use crate::codes;
 use crate::join::{Cause, Join, Joining, Standing, Terms};
-use crate::protocol::message::{ConnectRequest, ConnectResult, Connected, Expiry, Push, RefreshResult, SubscribeResult};
 use crate::protocol::Reply;
+use crate::protocol::message::{
+    ConnectRequest, ConnectResult, Connected, Expiry, Push, RefreshResult, SubscribeResult,
+};
 use crate::token::{Identity, TokenError};
 
 /// The bridge's version, as clients are told.
@@ -84,12 +86,7 @@ impl Session {
     }
 
     /// Whether `user` may subscribe without a token that says so.
-    pub(super) fn may_subscribe(
-        &self,
-        topic: &Topic,
-        user: Option<&UserId>,
-        channel: &Channel,
-    ) -> bool {
+    pub(super) fn may_subscribe(&self, topic: &Topic, user: Option<&UserId>, channel: &Channel) -> bool {
         let open = self.rules.insecure && channel.owner().is_none();
         open || topic.may_subscribe(user, channel)
     }

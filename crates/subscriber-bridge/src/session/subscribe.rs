@@ -80,17 +80,17 @@ impl Session {
     ///
     /// # Errors
     /// The reply of a subscription that is not wanted as it stands: its channel is to be left before it is sent.
-    pub fn joined(&mut self, join: Join, standings: &[Option<Standing>], now: u64) -> Result<Reply, Reply> {
+    pub fn joined(&mut self, join: Join, standings: &[Option<Standing>], now: u64) -> Result<Reply, Box<Reply>> {
         let (id, cause, only_recovered) = (join.id, join.cause, join.only_recovered);
         if cause == Cause::Connect {
             return Ok(self.connected(join, standings, now));
         }
         let (Some(joining), Some(standing)) = (join.channels.into_iter().next(), standings.first()) else {
-            return Err(failure(id, codes::INTERNAL));
+            return Err(Box::new(failure(id, codes::INTERNAL)));
         };
         let result = joining.result(standing.as_ref(), now);
         if only_recovered && !result.recovered {
-            return Err(failure(id, codes::UNRECOVERABLE));
+            return Err(Box::new(failure(id, codes::UNRECOVERABLE)));
         }
         if cause == Cause::Order {
             let push = Some(protocol::begun(joining.channel.as_str(), result));

@@ -118,8 +118,7 @@ fn what_a_topic_does_not_permit_is_denied_and_what_it_does_not_keep_is_not_avail
     for line in [publish, presence, history] {
         assert!(ask(&named, line).contains(r#""code":103"#), "{line}");
     }
-    let everything =
-        Topic { publish: Who::Users, see_presence: Who::Users, see_history: Who::Users, ..named.clone() };
+    let everything = Topic { publish: Who::Users, see_presence: Who::Users, see_history: Who::Users, ..named.clone() };
     for line in [publish, presence, history] {
         assert!(!ask(&everything, line).contains("error"), "{line}");
         let elsewhere = line.replace("open:room", "open:#43");
