@@ -118,7 +118,8 @@ async fn who_does_not_take_any_more_is_noticed() {
     let (taker, taken) = mpsc::channel(1);
     let outbox = Outbox::new(Sink::Queue(taker), WIRE, 300 * 1024, 0);
     drop(taken);
-    assert!(matches!(outbox.drive().await, Turn::Closed(why) if why == CLOSED));
+    let turn = tokio::time::timeout(Duration::from_secs(10), outbox.drive()).await.expect("it is noticed");
+    assert!(matches!(turn, Turn::Closed(why) if why == CLOSED));
 }
 
 #[tokio::test]
