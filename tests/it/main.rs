@@ -10,6 +10,7 @@ mod database;
 mod demo;
 mod fence;
 mod full_redis;
+mod griot;
 mod history_pages;
 mod hostile;
 mod intake;
