@@ -1,6 +1,7 @@
 //! Every promise against real servers, in one binary so that the tests share one set of them.
 
 mod api;
+mod bridge_orders;
 mod cache;
 mod change_log;
 mod configuration;
@@ -8,6 +9,7 @@ mod connections;
 mod continuity;
 mod database;
 mod demo;
+mod emulation;
 mod fence;
 mod full_redis;
 mod griot;
@@ -29,4 +31,5 @@ mod rules;
 mod storm;
 mod tls;
 mod tokens;
+mod transports;
 mod trials;

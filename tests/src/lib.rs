@@ -14,6 +14,7 @@ pub mod process;
 pub mod proxy;
 pub mod servers;
 pub mod stage;
+pub mod stream;
 pub mod supervisor;
 pub mod token;
 pub mod trial;

@@ -137,6 +137,13 @@ impl Worker {
         self.process.pid()
     }
 
+    /// Its resident memory in bytes.
+    pub fn resident(&self) -> Result<usize> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse::<usize>()? * 1024)
+    }
+
     /// Whether the process has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {

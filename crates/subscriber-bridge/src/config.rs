@@ -103,8 +103,21 @@ pub struct BridgeConfig {
     pub tls_certificate_file: Option<PathBuf>,
     /// The key of the certificate, in PEM.
     pub tls_key_file: Option<PathBuf>,
-    /// Origins of pages that may connect, for example `https://shop.example`; `*` means every page. Requests without an
-    /// `Origin` come from no page and are always allowed.
+    /// Whether clients may speak protobuf.
+    pub protobuf: bool,
+    /// Whether clients may connect by HTTP streams: `/connection/http_stream`, with commands to `/emulation`.
+    pub http_stream: bool,
+    /// Whether clients may connect by server-sent events: `/connection/sse`, with commands to `/emulation`.
+    pub sse: bool,
+    /// Whether clients may connect that only hear, by a WebSocket: `/connection/uni_websocket`.
+    pub uni_websocket: bool,
+    /// The same by an HTTP stream: `/connection/uni_http_stream`.
+    pub uni_http_stream: bool,
+    /// The same by server-sent events: `/connection/uni_sse`.
+    pub uni_sse: bool,
+    /// Origins of pages that may connect, for example `https://shop.example` or `https://*.shop.example`, in which `*` stands
+    /// for any characters; `*` alone means every page. Requests without an `Origin` come from no page and are always allowed,
+    /// and with `insecure` so is every page.
     pub allowed_origins: Vec<String>,
     /// Most connections of this bridge, those included that have not sent their handshake yet.
     pub max_connections: usize,
@@ -176,6 +189,12 @@ impl Default for BridgeConfig {
             ca_file: None,
             rpc_url: None,
             max_rpc_calls: 100,
+            protobuf: true,
+            http_stream: false,
+            sse: false,
+            uni_websocket: false,
+            uni_http_stream: false,
+            uni_sse: false,
             tls_certificate_file: None,
             tls_key_file: None,
             allowed_origins: Vec::new(),

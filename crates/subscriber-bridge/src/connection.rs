@@ -154,6 +154,7 @@ impl Connection {
     /// client that only hears, the first message is a connect request, and the others mean nothing.
     async fn commands(&mut self, message: Bytes) -> Result<(), Disconnect> {
         if self.outbox.wire().one_way {
+            self.pace().await;
             if self.session.is_signed_in() {
                 return Ok(());
             }
@@ -254,8 +255,14 @@ impl Connection {
             self.end(&channel, codes::SUBSCRIPTION_EXPIRED).await;
         }
         let answered = self.session.ping();
-        let by_transport = self.session.pings_by_transport();
-        self.outbox.send(if by_transport { frame::ping(b"") } else { self.outbox.wire().ping() });
+        let (wire, by_transport) = (self.outbox.wire(), self.session.pings_by_transport());
+        // Whoever only hears a WebSocket may not see, or not get, one of both.
+        if by_transport || (wire.one_way && wire.framing == Framing::WebSocket) {
+            self.outbox.send(frame::ping(b""));
+        }
+        if !by_transport {
+            self.outbox.send(wire.ping());
+        }
         let config = &self.shared.config;
         self.timer = self.after(if answered { config.pong_timeout_seconds } else { config.ping_seconds });
         Ok(())

@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
+
+use crate::codes;
 use crate::hub::ConnectionId;
 use crate::order::Order;
 use crate::outbox::Outbox;
@@ -54,11 +57,17 @@ impl Connections {
         }
     }
 
-    /// Gives `order` to the connection of `session`; `false` where there is none, or too much waits for it.
-    pub(crate) fn to_session(&self, session: &str, order: Order) -> bool {
+    /// Gives `commands` to the connection of `session`; `false` where there is none. A connection for which too much waits
+    /// is closed: no command may be lost that its client believes to be under way.
+    pub(crate) fn to_session(&self, session: &str, commands: Bytes) -> bool {
         let inner = self.inner();
-        let outbox = inner.sessions.get(session).and_then(|connection| inner.outboxes.get(connection));
-        outbox.is_some_and(|outbox| outbox.order(order))
+        let Some(outbox) = inner.sessions.get(session).and_then(|connection| inner.outboxes.get(connection)) else {
+            return false;
+        };
+        if !outbox.order(Order::Commands(commands)) {
+            outbox.close(codes::CROWDED);
+        }
+        true
     }
 
     /// Gives every connection of `user` the order that `make` makes.

@@ -48,7 +48,7 @@ pub(crate) fn hear(shared: &Arc<Shared>, payload: &[u8], shutdown: &Shutdown) {
         control::Order::Emulate { session, data, protobuf } => {
             let data = if protobuf { STANDARD.decode(data).ok() } else { Some(data.into_bytes()) };
             let Some(data) = data else { return };
-            if !connections.to_session(&session, Order::Commands(data.into())) {
+            if !connections.to_session(&session, data.into()) {
                 shared.metrics.dropped.count("commands for a session that is not here");
             }
         }

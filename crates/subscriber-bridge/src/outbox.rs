@@ -31,6 +31,10 @@ const KEPT: usize = 16;
 const HANDED: usize = 64 * 1024;
 /// Orders that may wait for the connection's task.
 const MAX_ORDERS: usize = 128;
+/// Of these, commands that the client sent by requests of their own, and their bytes unless one alone has more: it must not
+/// keep out what others order.
+const MAX_COMMANDS: usize = 64;
+const MAX_COMMAND_BYTES: usize = 256 * 1024;
 
 /// Where an outbox writes.
 #[derive(Debug)]
@@ -172,7 +176,7 @@ impl Outbox {
     /// Gives the connection's task something to do; `false` when too much waits for it already, or it has ended.
     pub(crate) fn order(&self, order: Order) -> bool {
         let mut queue = self.queue();
-        if queue.closed.is_some() || queue.orders.len() >= MAX_ORDERS {
+        if queue.closed.is_some() || queue.orders.len() >= MAX_ORDERS || !queue.takes(&order) {
             return false;
         }
         queue.orders.push_back(order);
@@ -230,7 +234,10 @@ impl Outbox {
         }
         queue.costs[kind] += waiting.cost();
         queue.frames.push_back(waiting);
-        self.changed.notify_one();
+        if queue.frames.len() == 1 {
+            // Otherwise the task waits already until the peer takes something.
+            self.changed.notify_one();
+        }
     }
 
     fn close_locked(&self, queue: &mut Queue, disconnect: Disconnect) {
@@ -272,19 +279,26 @@ impl Outbox {
                     return Turn::Order(Box::new(order));
                 }
             }
-            if !self.is_empty() {
-                if self.write().await.is_err() {
-                    self.close(WRITE_ERROR);
+            tokio::select! {
+                biased;
+                // Orders and the end must not wait for a peer that does not read.
+                () = self.changed.notified() => {}
+                written = self.write(), if !self.is_empty() => {
+                    if written.is_err() {
+                        self.close(WRITE_ERROR);
+                    }
                 }
-            } else if let Sink::Queue(taker) = &self.sink {
-                tokio::select! {
-                    () = self.changed.notified() => {}
-                    // Nobody else would notice that the peer is gone.
-                    () = taker.closed() => self.close(CLOSED),
-                }
-            } else {
-                self.changed.notified().await;
+                // Nobody else would notice that the peer is gone.
+                () = self.abandoned() => self.close(CLOSED),
             }
+        }
+    }
+
+    /// Resolves when nobody takes any more what is handed on.
+    async fn abandoned(&self) {
+        match &self.sink {
+            Sink::Socket(_) => std::future::pending().await,
+            Sink::Queue(taker) => taker.closed().await,
         }
     }
 
@@ -340,6 +354,17 @@ impl Outbox {
 }
 
 impl Queue {
+    /// Whether there is room for `order` among the commands, if it is one of them.
+    fn takes(&self, order: &Order) -> bool {
+        let Order::Commands(commands) = order else { return true };
+        let sizes = self.orders.iter().filter_map(|waiting| match waiting {
+            Order::Commands(commands) => Some(commands.len()),
+            _ => None,
+        });
+        let (count, bytes) = sizes.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size));
+        count == 0 || (count < MAX_COMMANDS && bytes + commands.len() <= MAX_COMMAND_BYTES)
+    }
+
     fn remove_conflated(&mut self, key: &Arc<str>) {
         let fixed = usize::from(self.begun);
         let older = self.frames.iter().skip(fixed).position(|waiting| waiting.conflation.as_ref() == Some(key));
@@ -456,6 +481,21 @@ mod tests {
         assert_eq!(outbox.closed(), Some(SLOW));
         let all = rest(Arc::new(outbox), client).await;
         assert!(all.ends_with(b"\x88\x06\x0b\xc0slow"));
+    }
+
+    #[tokio::test]
+    async fn commands_are_bounded_and_leave_room_for_orders() {
+        let (taker, _taken) = mpsc::channel(1);
+        let outbox = |taker: &mpsc::Sender<Bytes>| Outbox::new(Sink::Queue(taker.clone()), WIRE, 300 * 1024, 0);
+        let fill = |outbox: &Outbox, bytes: usize| {
+            (0..1_000).take_while(|_| outbox.order(Order::Commands(vec![b'x'; bytes].into()))).count()
+        };
+        let (short, long, longest) = (outbox(&taker), outbox(&taker), outbox(&taker));
+        assert_eq!((fill(&short, 10), fill(&long, 60_000), fill(&longest, 1_000_000)), (64, 4, 1));
+        let other =
+            || Order::Unsubscribe(fanout_core::control::Whom::default(), Channel::parse("c").expect("a channel"));
+        assert_eq!((0..1_000).take_while(|_| short.order(other())).count(), 64);
+        assert!(long.order(other()));
     }
 
     #[tokio::test]

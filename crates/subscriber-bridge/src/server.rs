@@ -1,46 +1,38 @@
-//! The listener for browsers: HTTP until the upgrade, a [`Connection`] after it.
+//! The listener for browsers: HTTP on each socket until it becomes a WebSocket, carries a stream, or ends.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::Router;
-use axum::body::Body;
-use axum::extract::ConnectInfo;
 use fanout_core::Shutdown;
 use fanout_core::http::{self, Partings};
 use futures::FutureExt;
 use futures::future::join_all;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::HeaderMap;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
-use tower::ServiceExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{sleep, timeout};
 
 use crate::connection::{Connection, Said};
-use crate::handshake::{self, Refusal};
+use crate::handshake::Refusal;
 use crate::hub::ConnectionId;
-use crate::outbox::Outbox;
-use crate::protocol::Encoding;
+use crate::incoming::Source;
+use crate::outbox::{Outbox, Sink};
 use crate::session::Manner;
 use crate::tls::{self, Stream};
+use crate::visitor::Visitor;
 use crate::wire::Wire;
 use crate::{Shared, admission};
 
-/// Where bidirectional WebSockets begin.
-const WEBSOCKET: &str = "/connection/websocket";
-/// The subprotocols, of which a client may offer one.
-const JSON: &str = "centrifuge-json";
-const PROTOBUF: &str = "centrifuge-protobuf";
-
-type Answer = Response<Body>;
+/// What hyper may hold of a stream that its client does not read, beside what the outbox holds.
+const MAX_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Accepts connections on all `listeners` until the ending is asked for.
 pub(crate) async fn serve(listeners: Vec<TcpListener>, shared: Arc<Shared>, shutdown: Shutdown) {
@@ -96,17 +88,47 @@ fn enter(shared: &Shared, address: IpAddr) -> Result<Address, Refusal> {
 
 /// What a connection takes up, from the first byte to the end.
 pub(crate) struct Guest {
-    peer: SocketAddr,
+    pub(crate) peer: SocketAddr,
     _seat: Seat,
     address: Mutex<Option<Address>>,
 }
 
+impl Guest {
+    /// Counts the client of a request with `headers` by its address, where a proxy's word is needed to know it.
+    pub(crate) fn enter(&self, shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {
+        let proxies = &shared.config.trusted_proxies;
+        if admission::is_trusted(self.peer.ip(), proxies) {
+            let mut address = self.address.lock().unwrap_or_else(PoisonError::into_inner);
+            // The proxy may have sent another client's request over this connection before.
+            *address = None;
+            *address = Some(enter(shared, admission::forwarded(headers, proxies).unwrap_or(self.peer.ip()))?);
+        }
+        Ok(())
+    }
+}
+
 /// A connection that speaks HTTP.
-struct Visit {
+#[derive(Clone)]
+pub(crate) struct Visit {
     id: ConnectionId,
-    guest: Arc<Guest>,
-    shared: Arc<Shared>,
+    pub(crate) guest: Arc<Guest>,
+    pub(crate) shared: Arc<Shared>,
     shutdown: Shutdown,
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// No request has come yet.
+    New,
+    /// A request is being answered, which has a time limit of its own.
+    Answering,
+    /// A request was answered, and another may come.
+    Kept,
+    /// The answer is a stream, which lives as long as its connection.
+    Streaming,
+    /// The stream has ended, and its last words are on their way.
+    Parting,
 }
 
 impl Visit {
@@ -115,11 +137,10 @@ impl Visit {
     async fn run(self, socket: TcpStream) {
         let _ = socket.set_nodelay(true);
         let Some(stream) = self.secure(socket).await else { return };
-        let patience = self.shared.config.patience();
-        let progress = Arc::new(Progress::default());
+        let stages = watch::Sender::new(Stage::New);
+        let visitor = Arc::new(Visitor::new(self.clone(), stages.clone()));
         let answer = {
-            let (shared, guest) = (Arc::clone(&self.shared), Arc::clone(&self.guest));
-            let visitor = Arc::new(Visitor { shared, guest, progress: Arc::clone(&progress) });
+            let visitor = Arc::clone(&visitor);
             move |request: Request<Incoming>| {
                 let visitor = Arc::clone(&visitor);
                 async move { Ok::<_, Infallible>(visitor.answer(request).await) }.boxed()
@@ -127,29 +148,35 @@ impl Visit {
         };
         let mut http = http1::Builder::new()
             .max_header_size(http::MAX_HEADER_BYTES)
+            .max_buf_size(MAX_BUFFER_BYTES)
             .serve_connection(TokioIo::new(stream), service_fn(answer));
-        let ended = tokio::select! {
+        let end = tokio::select! {
             biased;
-            () = self.shutdown.requested() => return,
-            ended = timeout(patience, poll_fn(|cx| http.poll_without_shutdown(cx))) => ended,
+            end = self.limit(stages.subscribe()) => end,
+            ended = poll_fn(|cx| http.poll_without_shutdown(cx)) => End::Itself(ended),
         };
         let parts = http.into_parts();
         let stream = parts.io.into_inner();
-        let upgraded = progress.upgraded.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match (ended, upgraded) {
-            (Ok(Ok(())), Some(upgrade)) => self.upgraded(stream, parts.read_buf, upgrade),
-            (Ok(Ok(())), None) => http::linger(stream).await,
-            (Ok(Err(error)), _) => {
-                // hyper has answered what it could not parse.
-                self.shared.metrics.refused.count("not HTTP");
-                tracing::debug!(connection = self.id.0, %error, "no WebSocket");
-                http::linger(stream).await;
+        match (end, visitor.take_opening()) {
+            (End::Shutdown, _) => {}
+            (End::Itself(Ok(())), Some(opening)) => {
+                self.upgraded(opening, stream, parts.read_buf);
             }
-            // A kept connection that nobody uses: an answer to nothing would be taken for the next request's.
-            (Err(_), _) if progress.answered.load(Ordering::Relaxed) => {}
-            (Err(_), _) => {
+            (End::Itself(Ok(())), None) => http::linger(stream).await,
+            (End::Itself(Err(error)), _) => {
+                tracing::debug!(connection = self.id.0, %error, "HTTP ended");
+                if error.is_parse() {
+                    // hyper has answered it.
+                    self.shared.metrics.refused.count("not HTTP");
+                    http::linger(stream).await;
+                }
+            }
+            // An answer to nothing would be taken for the next request's.
+            (End::Late, _) if *stages.borrow() != Stage::New => {}
+            (End::Late, _) => {
                 self.shared.metrics.refused.count("no request in time");
-                let text = format!("no complete request within {patience:.0?}, see subscriber_bridge.stale_seconds\n");
+                let seconds = self.shared.config.stale_seconds;
+                let text = format!("no complete request within {seconds}s, see subscriber_bridge.stale_seconds\n");
                 http::part(stream, StatusCode::REQUEST_TIMEOUT, &text).await;
             }
         }
@@ -174,117 +201,71 @@ impl Visit {
         None
     }
 
-    fn upgraded(self, stream: Stream, early: Bytes, upgrade: Upgrade) {
-        let Self { id, guest, shared, shutdown } = self;
-        let Upgrade { wire, manner, said } = upgrade;
-        let (live, history) = (shared.config.max_outbox_bytes, shared.config.max_recovery_bytes);
-        let (sink, source, writing) = tls::halves(stream, early);
-        let outbox = Outbox::new(sink, wire, live, history);
-        let ending = shutdown.clone();
-        shutdown.spawn(async move {
-            shared.metrics.connections.inc();
-            let metrics = shared.metrics.clone();
+    /// When to stop, should HTTP not end by itself: a client has some time for each request, and one whose stream has ended
+    /// for the last words. At shutdown, who waits for nothing gets nothing; streams are ended by their own tasks.
+    async fn limit(&self, mut stages: watch::Receiver<Stage>) -> End {
+        loop {
+            let stage = *stages.borrow_and_update();
+            let waits = matches!(stage, Stage::New | Stage::Kept);
             tokio::select! {
-                () = Connection::new(shared, id, outbox, manner, source).run(said, ending) => {}
+                biased;
+                // The sender lives as long as the visit.
+                _ = stages.changed() => {}
+                () = self.shutdown.requested(), if waits => return End::Shutdown,
+                () = sleep(self.shared.config.patience()), if waits || stage == Stage::Parting => return End::Late,
+            }
+        }
+    }
+
+    fn upgraded(&self, opening: Opening, stream: Stream, early: Bytes) {
+        let (sink, source, writing) = tls::halves(stream, early);
+        let connection = self.connection(opening, sink, source);
+        self.shutdown.spawn(async move {
+            tokio::select! {
+                () = connection => {}
                 () = writing => {}
             }
-            metrics.connections.dec();
-            drop(guest);
         });
     }
-}
 
-/// How far a handshake has come.
-#[derive(Default)]
-struct Progress {
-    answered: AtomicBool,
-    upgraded: Mutex<Option<Upgrade>>,
-}
-
-/// What a handshake has agreed on.
-struct Upgrade {
-    wire: Wire,
-    manner: Manner,
-    said: Said,
-}
-
-/// One request.
-struct Visitor {
-    shared: Arc<Shared>,
-    guest: Arc<Guest>,
-    progress: Arc<Progress>,
-}
-
-impl Visitor {
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
-        let path = request.uri().path();
-        let answer = match (path, request.method()) {
-            (WEBSOCKET, _) => self.websocket(&request),
-            ("/health", &Method::GET) => Ok(Answer::new("{}".into())),
-            _ => match &self.shared.pages {
-                Some(pages) => Ok(self.page(pages.clone(), request).await),
-                None => Err((StatusCode::NOT_FOUND, "nothing here; WebSockets connect to /connection/websocket")),
-            },
-        };
-        self.progress.answered.store(true, Ordering::Relaxed);
-        answer.unwrap_or_else(|refusal| {
-            self.shared.metrics.refused.count(refusal.1);
-            handshake::refuse(refusal).map(Body::new)
-        })
+    /// Starts the connection of a stream that `taker` takes, and tells `stages` when it has begun and when it is over.
+    pub(crate) fn stream(&self, opening: Opening, taker: mpsc::Sender<Bytes>, stages: watch::Sender<Stage>) {
+        stages.send_replace(Stage::Streaming);
+        let connection = self.connection(opening, Sink::Queue(taker), Bytes::new().into());
+        self.shutdown.spawn(async move {
+            connection.await;
+            stages.send_replace(Stage::Parting);
+        });
     }
 
-    /// An answer of somebody else, who is told who asks.
-    async fn page(&self, pages: Router, mut request: Request<Incoming>) -> Answer {
-        request.extensions_mut().insert(ConnectInfo(self.guest.peer));
-        pages.oneshot(request).await.unwrap_or_else(|never| match never {})
-    }
-
-    /// Counts the visitor by its address, once, and asks whether the page that it comes from may connect.
-    fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        if !origin_allowed(headers.get(header::ORIGIN), &self.shared.config.allowed_origins) {
-            return Err((StatusCode::FORBIDDEN, "this page's origin is not in subscriber_bridge.allowed_origins"));
+    /// The life of the connection that was agreed on.
+    fn connection(&self, opening: Opening, sink: Sink, source: Source) -> impl Future<Output = ()> + use<> {
+        let Self { id, guest, shared, shutdown } = self.clone();
+        let Opening { wire, manner, said } = opening;
+        let outbox = Outbox::new(sink, wire, shared.config.max_outbox_bytes, shared.config.max_recovery_bytes);
+        async move {
+            let _counted = (guest, shared.metrics.open(wire));
+            Connection::new(shared, id, outbox, manner, source).run(said, shutdown).await;
         }
-        let mut address = self.guest.address.lock().unwrap_or_else(PoisonError::into_inner);
-        if address.is_none() {
-            let proxies = &self.shared.config.trusted_proxies;
-            let client = admission::forwarded(headers, proxies).unwrap_or(self.guest.peer.ip());
-            *address = Some(enter(&self.shared, client)?);
-        }
-        Ok(())
-    }
-
-    fn websocket(&self, request: &Request<Incoming>) -> Result<Answer, Refusal> {
-        let mut answer = handshake::accept(request)?;
-        let headers = request.headers();
-        self.admit(headers)?;
-        let offers = |name| handshake::has(headers, &header::SEC_WEBSOCKET_PROTOCOL, name);
-        let chosen = if offers(PROTOBUF) { Some(PROTOBUF) } else { offers(JSON).then_some(JSON) };
-        if headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) && chosen.is_none() {
-            return Err((StatusCode::BAD_REQUEST, "no subprotocol offered is centrifuge-json or centrifuge-protobuf"));
-        }
-        if let Some(chosen) = chosen {
-            answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen));
-        }
-        let asks = |name: &str, value: &str| query(request.uri(), name).is_some_and(|asked| asked == value);
-        let protobuf = chosen == Some(PROTOBUF)
-            || (chosen.is_none() && (asks("cf_protocol", "protobuf") || asks("format", "protobuf")));
-        let encoding = if protobuf { Encoding::Protobuf } else { Encoding::Json };
-        let manner = Manner::TwoWay { pings: !asks("cf_ws_frame_ping_pong", "true") };
-        let upgrade = Upgrade { wire: Wire { encoding, ..Wire::USUAL }, manner, said: Said::Nothing };
-        *self.progress.upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
-        Ok(answer.map(Body::new))
     }
 }
 
-/// The value of a parameter in a request's address, as it stands there.
-fn query<'a>(address: &'a Uri, name: &str) -> Option<&'a str> {
-    let pairs = address.query()?.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value)
+/// How speaking HTTP came to an end.
+enum End {
+    /// By what the client did, or because all is said.
+    Itself(hyper::Result<()>),
+    /// The client was given time enough.
+    Late,
+    /// The bridge stops.
+    Shutdown,
 }
 
-/// Browsers always send `Origin`; what sends none is no page, and holds no cookies of a visitor.
-fn origin_allowed(origin: Option<&HeaderValue>, allowed: &[String]) -> bool {
-    let Some(origin) = origin else { return true };
-    let origin = origin.to_str().unwrap_or_default();
-    allowed.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
+/// What a client and the bridge have agreed on.
+pub(crate) struct Opening {
+    /// What the bridge writes.
+    pub(crate) wire: Wire,
+    /// How the client speaks.
+    pub(crate) manner: Manner,
+    /// What it has said already.
+    pub(crate) said: Said,
 }
