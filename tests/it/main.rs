@@ -12,6 +12,7 @@ mod demo;
 mod emulation;
 mod fence;
 mod full_redis;
+mod griot;
 mod history_pages;
 mod hostile;
 mod intake;
