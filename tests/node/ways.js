@@ -72,7 +72,7 @@ function passing(door, address, options) {
     return options;
   }
   const cut = new AbortController();
-  door.cut = () => cut.abort();
+  door.cut = () => cut.abort(new TypeError("the network broke"));
   return { ...options, signal: AbortSignal.any([cut.signal, options.signal].filter(Boolean)) };
 }
 
