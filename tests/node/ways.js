@@ -46,7 +46,7 @@ export function client(way, door, options = {}) {
   };
   const Source = class extends EventSource {
     constructor(address, options) {
-      super(at(address), { ...options, fetch: (address, options) => breakable(door, address, options) });
+      super(at(address), { ...options, fetch: (address, options) => fetch(address, passing(door, at(address), options)) });
     }
   };
   const scheme = way.transport === "websocket" ? "ws" : "http";
@@ -72,17 +72,8 @@ function passing(door, address, options) {
     return options;
   }
   const cut = new AbortController();
-  door.cut = () => cut.abort();
+  door.cut = () => cut.abort(new TypeError("the network broke"));
   return { ...options, signal: AbortSignal.any([cut.signal, options.signal].filter(Boolean)) };
-}
-
-/** The same for an EventSource, which would take an aborted request for its own wish: what breaks is the body. */
-async function breakable(door, address, options) {
-  const response = await fetch(address, options);
-  const cut = new AbortController();
-  door.cut = () => cut.abort(new Error("the network is gone"));
-  const { status, headers } = response;
-  return new Response(response.body.pipeThrough(new TransformStream(), { signal: cut.signal }), { status, headers });
 }
 
 /** Ends every client of the file's tests. */
