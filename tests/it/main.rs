@@ -9,6 +9,7 @@ mod connections;
 mod continuity;
 mod database;
 mod demo;
+mod expiry;
 mod emulation;
 mod fence;
 mod full_redis;

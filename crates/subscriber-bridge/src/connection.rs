@@ -32,8 +32,6 @@ const LOST_PATIENCE: Duration = Duration::from_secs(1);
 const VERIFY_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a closing connection waits for what is under way and for the client's own close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
-/// Seconds that an expired connection is given to bring a new token.
-const EXPIRED_GRACE: u64 = 25;
 
 /// A connection and what it needs.
 pub(crate) struct Connection {
@@ -242,13 +240,14 @@ impl Connection {
             return Err(codes::STALE);
         }
         let now = unix_now();
-        if self.session.expires_at().is_some_and(|at| at.saturating_add(EXPIRED_GRACE) <= now) {
+        let grace = u64::from(self.shared.config.expired_grace_seconds);
+        if self.session.expires_at().is_some_and(|at| at.saturating_add(grace) <= now) {
             return Err(codes::EXPIRED);
         }
         if self.session.awaits_pong() {
             return Err(codes::NO_PONG);
         }
-        for (channel, server_side) in self.session.overdue(now, EXPIRED_GRACE) {
+        for (channel, server_side) in self.session.overdue(now, grace) {
             if server_side {
                 return Err(codes::SERVER_SIDE_EXPIRED);
             }
