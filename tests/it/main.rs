@@ -29,6 +29,7 @@ mod rfc6455;
 mod right_person;
 mod rules;
 mod storm;
+mod stream_limits;
 mod tls;
 mod tokens;
 mod transports;

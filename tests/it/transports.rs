@@ -7,8 +7,7 @@ use bytes::Bytes;
 use fanout_core::{Channel, Data, Publication};
 use griot_tests::bridge::{LoneBridge, SECRET, publisher};
 use griot_tests::client::{Client, Received, open};
-use griot_tests::eventually::eventually;
-use griot_tests::servers::{Redis, shared};
+use griot_tests::servers::shared;
 use griot_tests::stream::Stream;
 use griot_tests::{http, token};
 use hyper::Method;
@@ -17,25 +16,26 @@ use serde_json::{Value, json};
 use subscriber_bridge::protocol::message::{Command, ConnectRequest, Reply};
 use tokio_tungstenite::tungstenite::Message;
 
-const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// All of them.
-const ON: &str = "http_stream = true\nsse = true\nuni_websocket = true\nuni_http_stream = true\nuni_sse = true";
+pub(crate) const ON: &str =
+    "http_stream = true\nsse = true\nuni_websocket = true\nuni_http_stream = true\nuni_sse = true";
 const OCTETS: (&str, &str) = ("content-type", "application/octet-stream");
 
-async fn bridge(settings: &str) -> Result<LoneBridge> {
+pub(crate) async fn bridge(settings: &str) -> Result<LoneBridge> {
     LoneBridge::start(&shared().await.redis.url(), &format!("{ON}\n{settings}")).await
 }
 
-fn unique() -> String {
+pub(crate) fn unique() -> String {
     format!("u{}", uuid::Uuid::new_v4().simple())
 }
 
-fn connect(user: &str) -> String {
+pub(crate) fn connect(user: &str) -> String {
     json!({"id": 1, "connect": {"token": token::token(SECRET, user)}}).to_string()
 }
 
 /// The connect request of a client that only hears.
-fn request(user: &str) -> Value {
+pub(crate) fn request(user: &str) -> Value {
     json!({ "token": token::token(SECRET, user) })
 }
 
@@ -43,7 +43,7 @@ fn encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
-async fn post(bridge: &LoneBridge, path: &str, body: &str) -> Result<Stream> {
+pub(crate) async fn post(bridge: &LoneBridge, path: &str, body: &str) -> Result<Stream> {
     Stream::open(bridge.addr(), Method::POST, path, &[], body.to_owned()).await
 }
 
@@ -51,14 +51,14 @@ async fn get(bridge: &LoneBridge, path: &str) -> Result<Stream> {
     Stream::open(bridge.addr(), Method::GET, path, &[], "").await
 }
 
-async fn publish(bridge_redis: &str, channel: &str, data: &str) -> Result<()> {
+pub(crate) async fn publish(bridge_redis: &str, channel: &str, data: &str) -> Result<()> {
     let publication = Publication::new(Channel::parse(channel)?, Data::parse(data.to_owned())?);
     publisher(bridge_redis)?.publish(publication).await?;
     Ok(())
 }
 
 /// Commands of the client whose connect was answered with `connected`.
-async fn emulate(bridge: &LoneBridge, connected: &Value, commands: &str) -> Result<u16> {
+pub(crate) async fn emulate(bridge: &LoneBridge, connected: &Value, commands: &str) -> Result<u16> {
     let body = json!({"session": connected["session"], "node": connected["node"], "data": commands}).to_string();
     Ok(http::post(bridge.addr(), "/emulation", &[], &body).await?.status)
 }
@@ -205,7 +205,9 @@ async fn what_a_client_begins_with_ends_its_stream_with_a_code_when_it_is_wrong(
 
 #[tokio::test]
 async fn clients_that_only_hear_are_given_bare_pushes() -> Result<()> {
-    let bridge = bridge("ping_seconds = 2\npong_timeout_seconds = 1\nallow_anonymous = true").await?;
+    // A stream lives on when the time for its request is over.
+    let settings = "ping_seconds = 2\npong_timeout_seconds = 1\nstale_seconds = 1\nallow_anonymous = true";
+    let bridge = bridge(settings).await?;
     for (method, path, by_address) in [
         (Method::POST, "/connection/uni_http_stream", false),
         (Method::POST, "/connection/uni_sse", false),
@@ -306,92 +308,5 @@ async fn pages_of_allowed_origins_only_may_use_http_and_read_the_answers() -> Re
     assert_eq!(http::get(bridge.addr(), "/connection/init").await?.body, "{}");
     let insecure = self::bridge("insecure = true").await?;
     open(&insecure.socket(), &[("origin", "http://localhost:3000")]).await?;
-    Ok(())
-}
-
-#[tokio::test]
-async fn streams_count_in_the_limits_like_sockets() -> Result<()> {
-    let bridge = bridge("max_connections_per_user = 1\nmax_connections = 2\nstale_seconds = 1").await?;
-    let user = unique();
-    let mut first = post(&bridge, "/connection/uni_http_stream", &request(&user).to_string()).await?;
-    first.json().await?;
-    let second = post(&bridge, "/connection/http_stream", &connect(&user)).await?.rest().await?;
-    ensure!(second.contains("\"code\":3504"), "{second}");
-    eventually(SOON, "the second has given its place back", || async { bridge.client(&unique()).await.is_ok() }).await;
-    let mut other = post(&bridge, "/connection/sse", &connect(&unique())).await?;
-    let connected = other.json().await?["connect"].take();
-    ensure!(post(&bridge, "/connection/uni_sse", "{}").await?.status == 503, "the bridge is full");
-    drop(first);
-    eventually(SOON, "there is a place again", || async {
-        emulate(&bridge, &connected, "{}").await.is_ok_and(|status| status == 204)
-    })
-    .await;
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_stream_that_is_not_read_costs_its_bytes_and_ends_as_slow() -> Result<()> {
-    const LIMIT: usize = 1024 * 1024;
-    const SLOW: usize = 10;
-    let redis = Redis::start().await?;
-    let settings = format!("{ON}\nmax_outbox_bytes = {LIMIT}\nsocket_send_buffer_bytes = 65536");
-    let bridge = LoneBridge::start(&redis.url(), &settings).await?;
-    let mut streams = Vec::new();
-    for n in 0..SLOW {
-        let path = ["/connection/uni_http_stream", "/connection/uni_sse"][n % 2];
-        let mut stream = post(&bridge, path, &request("42").to_string()).await?;
-        stream.json().await?;
-        streams.push(stream);
-    }
-    let before = bridge.process.resident()?;
-    let data = json!("x".repeat(50_000)).to_string();
-    for n in 1..=400 {
-        publish(&redis.url(), "orders:#42", &data).await?;
-        let slow = bridge.metric("griot_disconnects_total{reason=\"slow\"}").await?;
-        let cost = bridge.process.resident()?.saturating_sub(before);
-        ensure!(cost <= SLOW * LIMIT + 8 * LIMIT, "{SLOW} slow clients cost {cost} bytes after {n} publications");
-        if slow == SLOW as f64 {
-            break;
-        }
-    }
-    assert_eq!(bridge.metric("griot_disconnects_total{reason=\"slow\"}").await?, SLOW as f64);
-    // Some read on in time and are told; of the others nothing is left all the same.
-    let told = streams.remove(0).rest().await?;
-    ensure!(
-        told.ends_with("{\"disconnect\":{\"code\":3008,\"reason\":\"slow\"}}\n"),
-        "{:?}",
-        told.get(told.len() - 80..)
-    );
-    eventually(SOON, "nothing is left of those that never read", || async {
-        bridge.metric("griot_connections").await.is_ok_and(|open| open == 0.0)
-    })
-    .await;
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_client_that_vanishes_is_noticed_at_once_and_shutdown_has_a_code() -> Result<()> {
-    let redis = Redis::start().await?;
-    let topics = "[topics.room]\npersonal = \"off\"\nnamed = true\npresence = true\nsee_presence = \"users\"";
-    let bridge = LoneBridge::start_with(topics, &redis.url(), ON).await?;
-    let (watcher, _) = bridge.client("watcher").await?;
-    let count = async || {
-        let stats = watcher.command("presence_stats", json!({"channel": "room:1"})).await;
-        stats.ok().and_then(|stats| stats["num_clients"].as_u64())
-    };
-    let subscribing = json!({"token": token::token(SECRET, "42"), "subs": {"room:1": {}}}).to_string();
-    for path in ["/connection/uni_http_stream", "/connection/uni_sse"] {
-        let mut stream = post(&bridge, path, &subscribing).await?;
-        ensure!(stream.json().await?["connect"]["subs"]["room:1"].is_object());
-        assert_eq!(count().await, Some(1));
-        drop(stream);
-        eventually(SOON, "it has left", || async { count().await == Some(0) }).await;
-    }
-    let mut both = post(&bridge, "/connection/http_stream", &connect("42")).await?;
-    let mut one = post(&bridge, "/connection/uni_sse", &subscribing).await?;
-    (both.json().await?, one.json().await?);
-    bridge.process.stop().await?;
-    assert_eq!(both.rest().await?, "{\"push\":{\"disconnect\":{\"code\":3001,\"reason\":\"shutdown\"}}}\n");
-    ensure!(one.rest().await?.ends_with("data: {\"disconnect\":{\"code\":3001,\"reason\":\"shutdown\"}}\n\n"));
     Ok(())
 }

@@ -3,6 +3,9 @@
 //! Whoever has something for the connection writes it straight to the socket when nothing is waiting, and otherwise
 //! appends it. It never blocks and never wakes a task while the socket keeps up.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -404,109 +407,5 @@ impl Queue {
         }
         // A queue that was long once must not stay so for the life of the connection.
         self.frames.shrink_to(KEPT);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::AsyncReadExt;
-    use tokio::net::TcpListener;
-
-    use super::*;
-    use crate::protocol::Encoding;
-    use crate::wire::Framing;
-
-    const WIRE: Wire = Wire { encoding: Encoding::Json, framing: Framing::WebSocket, one_way: false };
-
-    fn shared(data: &'static str) -> Shared {
-        Shared::new(crate::protocol::published("c", crate::protocol::publication(data.into(), None, None)))
-    }
-
-    async fn pair(limit: usize) -> (Outbox, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-        let client = TcpStream::connect(listener.local_addr().expect("address")).await.expect("connects");
-        let (server, _) = listener.accept().await.expect("accepts");
-        server.writable().await.expect("writable");
-        (Outbox::new(Sink::Socket(server), WIRE, limit, 2 * limit), client)
-    }
-
-    /// Fills what the kernel takes, so that what follows has to wait.
-    fn stuff(outbox: &Outbox) {
-        let junk = Bytes::from(vec![b'.'; 256 * 1024]);
-        while outbox.is_empty() && outbox.closed().is_none() {
-            outbox.send(junk.clone());
-        }
-    }
-
-    async fn rest(outbox: Arc<Outbox>, mut client: TcpStream) -> Vec<u8> {
-        let driver = Arc::clone(&outbox);
-        let read = async {
-            let mut all = Vec::new();
-            client.read_to_end(&mut all).await.expect("reads");
-            all
-        };
-        let write = async move {
-            assert!(matches!(driver.drive().await, Turn::Closed(_)));
-            driver.finish(Duration::from_secs(10)).await;
-            drop(driver);
-            drop(outbox);
-        };
-        tokio::join!(read, write).0
-    }
-
-    #[tokio::test]
-    async fn the_newest_of_a_key_leaves_in_order_with_the_rest() {
-        let (outbox, client) = pair(8 * 1024 * 1024).await;
-        stuff(&outbox);
-        let key: Arc<str> = "wallet-updates:#42 7".into();
-        outbox.publish(&shared("\"old\""), Kind::Live, Some(&key));
-        outbox.publish(&shared("\"order\""), Kind::Live, None);
-        outbox.publish(&shared("\"new\""), Kind::Live, Some(&key));
-        outbox.close(crate::codes::SHUTDOWN);
-        outbox.send(Bytes::from_static(b"<too late>"));
-        let all = rest(Arc::new(outbox), client).await;
-        let end = String::from_utf8_lossy(&all[all.len() - 160..]).into_owned();
-        let (order, new) = (end.find("\"order\"").expect("the order"), end.find("\"new\"").expect("the newest"));
-        assert!(order < new && !end.contains("old") && end.ends_with("shutdown"), "{end}");
-    }
-
-    #[tokio::test]
-    async fn a_slow_client_costs_its_limit_and_no_more() {
-        let (outbox, client) = pair(300 * 1024).await;
-        stuff(&outbox);
-        for _ in 0..10_000 {
-            outbox.send(Bytes::from_static(&[b'x'; 1_000]));
-            assert!(outbox.queue().costs[0] <= 300 * 1024);
-        }
-        assert_eq!(outbox.closed(), Some(SLOW));
-        let all = rest(Arc::new(outbox), client).await;
-        assert!(all.ends_with(b"\x88\x06\x0b\xc0slow"));
-    }
-
-    #[tokio::test]
-    async fn commands_are_bounded_and_leave_room_for_orders() {
-        let (taker, _taken) = mpsc::channel(1);
-        let outbox = |taker: &mpsc::Sender<Bytes>| Outbox::new(Sink::Queue(taker.clone()), WIRE, 300 * 1024, 0);
-        let fill = |outbox: &Outbox, bytes: usize| {
-            (0..1_000).take_while(|_| outbox.order(Order::Commands(vec![b'x'; bytes].into()))).count()
-        };
-        let (short, long, longest) = (outbox(&taker), outbox(&taker), outbox(&taker));
-        assert_eq!((fill(&short, 10), fill(&long, 60_000), fill(&longest, 1_000_000)), (64, 4, 1));
-        let other =
-            || Order::Unsubscribe(fanout_core::control::Whom::default(), Channel::parse("c").expect("a channel"));
-        assert_eq!((0..1_000).take_while(|_| short.order(other())).count(), 64);
-        assert!(long.order(other()));
-    }
-
-    #[tokio::test]
-    async fn what_was_missed_does_not_make_a_client_slow() {
-        let (outbox, client) = pair(300 * 1024).await;
-        stuff(&outbox);
-        outbox.recover(Bytes::from(vec![b'h'; 500 * 1024]), None);
-        outbox.send(Bytes::from_static(b"<live>"));
-        assert_eq!(outbox.closed(), None);
-        outbox.recover(Bytes::from(vec![b'h'; 200 * 1024]), None);
-        assert_eq!(outbox.closed(), Some(SLOW), "it has a limit of its own");
-        drop(client);
     }
 }
