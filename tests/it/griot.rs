@@ -90,8 +90,7 @@ async fn it_listens_on_every_address_that_is_named() -> Result<()> {
             .env("GRIOT_SUBSCRIBER_BRIDGE__TOKEN_SECRET", SECRET)
             .env("GRIOT_PUBLISHER__API_KEY", KEY)
     };
-    let griot =
-        env(Launch::new("griot")).env("REDIS_URL", shared().await.redis.url()).ready_at(second).start().await?;
+    let griot = env(Launch::new("griot")).env("REDIS_URL", shared().await.redis.url()).ready_at(second).start().await?;
     let user = unique("u");
     let (one, other) = (client(first, &user).await?, client(second, &user).await?);
     let body = json!({ "channel": format!("orders:#{user}"), "data": 1 }).to_string();
