@@ -73,10 +73,11 @@ impl Connection {
 
     /// Lives until either side ends it, beginning with what the client said before it had the connection.
     pub(crate) async fn run(mut self, said: Said, shutdown: Shutdown) {
+        let outbox = Arc::clone(&self.outbox);
         let begun = match said {
             Said::Nothing => Ok(()),
-            Said::Commands(commands) => self.commands(commands).await,
-            Said::Connect(request) => self.connect(&request).await,
+            Said::Commands(commands) => outbox.beside(Box::pin(self.commands(commands))).await,
+            Said::Connect(request) => outbox.beside(Box::pin(self.connect(&request))).await,
         };
         let disconnect = match begun {
             Ok(()) => self.serve(&shutdown).await,
@@ -114,7 +115,7 @@ impl Connection {
                     Turn::Closed(disconnect) => return disconnect,
                     Turn::Lost(channels) => self.lose(channels),
                     Turn::Order(order) => {
-                        if let Err(disconnect) = self.obey(*order).await {
+                        if let Err(disconnect) = outbox.beside(Box::pin(self.obey(*order))).await {
                             return disconnect;
                         }
                     }
@@ -126,7 +127,7 @@ impl Connection {
                     }
                 }
                 received = next(&mut self.incoming) => {
-                    if let Err(disconnect) = self.hear(received).await {
+                    if let Err(disconnect) = outbox.beside(Box::pin(self.hear(received))).await {
                         return disconnect;
                     }
                 }
@@ -160,11 +161,7 @@ impl Connection {
             return self.connect(&request).await;
         }
         for command in self.outbox.wire().encoding.commands(message) {
-            for channel in self.outbox.take_ended() {
-                if let Some(terms) = self.session.ended(&channel) {
-                    self.leave(&channel, Some(&terms)).await;
-                }
-            }
+            self.part_with_ended().await;
             if self.outbox.closed().is_some() {
                 return Ok(());
             }
@@ -181,6 +178,15 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Takes note of subscriptions that the hub has ended.
+    async fn part_with_ended(&mut self) {
+        for channel in self.outbox.take_ended() {
+            if let Some(terms) = self.session.ended(&channel) {
+                self.leave(&channel, Some(&terms)).await;
+            }
+        }
     }
 
     /// Signs in a client that only hears.
@@ -239,6 +245,7 @@ impl Connection {
         if !self.session.is_signed_in() {
             return Err(codes::STALE);
         }
+        self.part_with_ended().await;
         let now = unix_now();
         let grace = u64::from(self.shared.config.expired_grace_seconds);
         if self.session.expires_at().is_some_and(|at| at.saturating_add(grace) <= now) {

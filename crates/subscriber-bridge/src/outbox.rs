@@ -7,7 +7,10 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -215,37 +218,61 @@ impl Outbox {
     /// Writes what waits, and goes on whenever something waits again, until the connection has to do something. Cancel-safe.
     pub async fn drive(&self) -> Turn {
         loop {
-            {
-                let mut queue = self.queue();
-                if let Some(disconnect) = &queue.closed {
-                    return Turn::Closed(disconnect.clone());
-                }
-                if !queue.lost.is_empty() {
-                    return Turn::Lost(std::mem::take(&mut queue.lost));
-                }
-                if let Some(order) = queue.orders.pop_front() {
-                    return Turn::Order(Box::new(order));
+            if let Some(turn) = self.turn() {
+                return turn;
+            }
+            self.step().await;
+        }
+    }
+
+    /// Goes on writing while the connection's task does `work`, which may have to wait for others. Boxed, because a task
+    /// keeps the size of the largest thing that it ever does, and connections do nothing most of the time.
+    pub(crate) async fn beside<T>(&self, work: Pin<Box<impl Future<Output = T>>>) -> T {
+        let writing = async {
+            while self.closed().is_none() {
+                self.step().await;
+            }
+            pending::<Infallible>().await
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            never = writing => match never {},
+        }
+    }
+
+    /// What the connection has to do.
+    fn turn(&self) -> Option<Turn> {
+        let mut queue = self.queue();
+        if let Some(disconnect) = &queue.closed {
+            return Some(Turn::Closed(disconnect.clone()));
+        }
+        if !queue.lost.is_empty() {
+            return Some(Turn::Lost(std::mem::take(&mut queue.lost)));
+        }
+        queue.orders.pop_front().map(|order| Turn::Order(Box::new(order)))
+    }
+
+    /// Waits until something is to be done, or writes some of what waits.
+    async fn step(&self) {
+        tokio::select! {
+            biased;
+            // Orders and the end must not wait for a peer that does not read.
+            () = self.changed.notified() => {}
+            written = self.write(), if !self.is_empty() => {
+                if written.is_err() {
+                    self.close(WRITE_ERROR);
                 }
             }
-            tokio::select! {
-                biased;
-                // Orders and the end must not wait for a peer that does not read.
-                () = self.changed.notified() => {}
-                written = self.write(), if !self.is_empty() => {
-                    if written.is_err() {
-                        self.close(WRITE_ERROR);
-                    }
-                }
-                // Nobody else would notice that the peer is gone.
-                () = self.abandoned() => self.close(CLOSED),
-            }
+            // Nobody else would notice that the peer is gone.
+            () = self.abandoned() => self.close(CLOSED),
         }
     }
 
     /// Resolves when nobody takes any more what is handed on.
     async fn abandoned(&self) {
         match &self.sink {
-            Sink::Socket(_) => std::future::pending().await,
+            Sink::Socket(_) => pending().await,
             Sink::Queue(taker) => taker.closed().await,
         }
     }
