@@ -59,6 +59,7 @@ test: lint build official-clients
     cargo test --workspace --doc
     cargo test --workspace --lib --bins --tests
     @{{ just_executable() }} node
+    @{{ just_executable() }} python
     @{{ just_executable() }} browser
 
 # Formatting, lints, licences, who may name which library, documentation.

@@ -141,7 +141,7 @@ test("react.md: components show what is published, subscribe once, and unsubscri
     const errors = [];
     page.on("pageerror", (error) => errors.push(error.message));
     await page.goto(origin);
-    await page.locator('ul[aria-busy="false"]').nth(1).waitFor();
+    await page.locator('ul[aria-busy="false"]').nth(1).getByText("1: 1").waitFor();
     await site.publish("products", { id: 7, price_cents: 550 });
     await page.locator("ul").nth(1).getByText("7: 5.5").waitFor();
     await page.locator("ul").nth(0).getByText("7: 5.5").waitFor();
@@ -154,7 +154,7 @@ test("react.md: components show what is published, subscribe once, and unsubscri
       while ((await there()) !== 0) await new Promise((resolve) => setTimeout(resolve, 10));
     })());
     await page.locator("button").click();
-    await page.locator('ul[aria-busy="false"]').nth(1).waitFor();
+    await page.locator('ul[aria-busy="false"]').nth(1).getByText("1: 1").waitFor();
     assert.deepEqual(errors, []);
     await page.close();
   } finally {

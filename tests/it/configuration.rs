@@ -9,7 +9,7 @@ use griot_tests::process::Launch;
 use griot_tests::stage::TOPICS;
 use griot_tests::supervisor::TemporaryFolder;
 
-const WORKERS: [&str; 3] = ["subscriber-bridge", "publisher", "invalidation-worker"];
+const WORKERS: [&str; 4] = ["subscriber-bridge", "publisher", "invalidation-worker", "griot"];
 
 async fn check(worker: &str, file: &Path) -> Result<(bool, String)> {
     let launch = Launch::new(worker).arg("--check-config").arg("--config").arg(file.to_string_lossy());

@@ -141,3 +141,26 @@ async fn whoever_sends_more_than_can_be_done_is_closed_with_a_code() -> Result<(
     ensure!(done < 100, "its commands are paced: {done} were done");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_session_stands_in_no_log() -> Result<()> {
+    let redis = Redis::start().await?;
+    let (url, chatty) = (redis.url(), format!("{ROOM}\n[log]\nfilter = \"debug\""));
+    let start = || LoneBridge::start_with(&chatty, &url, ON);
+    let (holder, other) = (start().await?, start().await?);
+    let mut client = Listener::connect(&holder).await?;
+    for bridge in [&holder, &other] {
+        assert_eq!(client.say(bridge, &[subscribe(2)]).await?, 204);
+        assert_eq!(client.stream.json().await?["id"], 2);
+    }
+    let nonsense = json!({"session": client.session, "node": client.node, "data": "nonsense"}).to_string();
+    assert_eq!(http::post(other.addr(), "/emulation", &[], &nonsense).await?.status, 204);
+    ensure!(client.stream.json().await?["push"]["disconnect"]["code"] == 3501);
+    for bridge in [&holder, &other] {
+        bridge.process.stop().await?;
+        let log = bridge.process.output();
+        ensure!(log.find("DEBUG").is_some(), "it is chatty");
+        assert_eq!(log.find(&client.session), None);
+    }
+    Ok(())
+}

@@ -136,7 +136,8 @@ async fn a_client_that_vanishes_is_noticed_at_once_and_shutdown_has_a_code() -> 
     }
     let mut both = post(&bridge, "/connection/http_stream", &connect("42")).await?;
     let mut one = post(&bridge, "/connection/uni_sse", &subscribing).await?;
-    (both.json().await?, one.json().await?);
+    both.json().await?;
+    one.json().await?;
     bridge.process.stop().await?;
     assert_eq!(both.rest().await?, "{\"push\":{\"disconnect\":{\"code\":3001,\"reason\":\"shutdown\"}}}\n");
     ensure!(one.rest().await?.ends_with("data: {\"disconnect\":{\"code\":3001,\"reason\":\"shutdown\"}}\n\n"));

@@ -34,6 +34,7 @@ for (const way of EMULATED) {
     await eventually("one's own publication", () => heard.length === 1);
     assert.equal((await subscription.presenceStats()).numClients, 1);
 
+    await eventually("B to have answered every command", () => door.unanswered === 0);
     door.emulation = undefined; // a client that cannot command begins anew, and this is about the stream
     await site.kill(1);
     await site.publish(channel, "B is gone");

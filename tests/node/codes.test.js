@@ -71,8 +71,9 @@ for (const way of WAYS) {
       const ended = finally_(one);
       await site.api("disconnect", { user, whitelist: [id] });
       assert.deepEqual(pick(await ended), [3503, "force disconnect"]);
+      const last = next(kept, "disconnected");
       await site.api("disconnect", { user, disconnect: { code: 4600, reason: "come another day" } });
-      assert.deepEqual(pick(await next(kept, "disconnected")), [4600, "come another day"]);
+      assert.deepEqual(pick(await last), [4600, "come another day"]);
     });
 
     test("4200, by the API: comes back", async () => {
@@ -214,7 +215,7 @@ describe("what no official client does", () => {
     return bare.end();
   };
 
-  test("3501 bad request: a command before connect, a second connect, an unknown one, no JSON, a pong too many", async () => {
+  test("3501 bad request: a command before connect, a second connect, an unknown one, an empty line, no JSON", async () => {
     const bad = { code: 3501, reason: "bad request" };
     assert.deepEqual(await closes(wide, [{ id: 1, subscribe: { channel: "chat:a" } }]), bad);
     assert.deepEqual(await closes(wide, [connectCommand(), { ...connectCommand(), id: 2 }]), bad);
@@ -222,7 +223,6 @@ describe("what no official client does", () => {
     assert.deepEqual(await closes(wide, [connectCommand(), { id: 2, subscribe: { channel: "" } }]), bad);
     assert.deepEqual(await closes(wide, ["not JSON"]), bad);
     assert.deepEqual(await closes(wide, [connectCommand(), "", { id: 2, rpc: {} }]), bad);
-    assert.deepEqual(await closes(wide, [connectCommand(), {}]), bad);
   });
 
   test("3502 stale: nothing is said in time; 3012 no pong: a ping is not answered", async () => {

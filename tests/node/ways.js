@@ -46,14 +46,14 @@ export function client(way, door, options = {}) {
   };
   const Source = class extends EventSource {
     constructor(address, options) {
-      super(at(address), { ...options, fetch: (address, options) => fetch(address, passing(door, at(address), options)) });
+      super(at(address), { ...options, fetch: (address, options) => pass(door, at(address), options) });
     }
   };
   const scheme = way.transport === "websocket" ? "ws" : "http";
   const client = new way.client([{ transport: way.transport, endpoint: `${scheme}://door/connection/${way.transport}` }], {
     websocket: Socket,
     eventsource: Source,
-    fetch: (address, options) => fetch(at(address), passing(door, at(address), options)),
+    fetch: (address, options) => pass(door, at(address), options),
     readableStream: ReadableStream,
     emulationEndpoint: "http://door/emulation",
     minReconnectDelay: 20,
@@ -65,15 +65,16 @@ export function client(way, door, options = {}) {
   return client;
 }
 
-/** Options of a request: a stream's is broken by `door.cut()` as a network would, commands are counted. */
-function passing(door, address, options) {
+/** A request: a stream's is broken by `door.cut()` as a network would; commands are counted, and those not yet answered. */
+function pass(door, address, options) {
   if (address.endsWith("/emulation")) {
     door.commands = (door.commands ?? 0) + 1;
-    return options;
+    door.unanswered = (door.unanswered ?? 0) + 1;
+    return fetch(address, options).finally(() => (door.unanswered -= 1));
   }
   const cut = new AbortController();
-  door.cut = () => cut.abort();
-  return { ...options, signal: AbortSignal.any([cut.signal, options.signal].filter(Boolean)) };
+  door.cut = () => cut.abort(new TypeError("the network broke"));
+  return fetch(address, { ...options, signal: AbortSignal.any([cut.signal, options.signal].filter(Boolean)) });
 }
 
 /** Ends every client of the file's tests. */

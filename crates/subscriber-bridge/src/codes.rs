@@ -129,7 +129,5 @@ pub(crate) const FEATURE_OFF: CommandError = error(108, "not available");
 pub(crate) const TOO_MANY_REQUESTS: CommandError = temporary(111, "too many requests");
 /// The position is lost, and the client would rather hear so than be subscribed.
 pub(crate) const UNRECOVERABLE: CommandError = error(112, "unrecoverable position");
-/// It has expired before it began.
-pub(crate) const ALREADY_EXPIRED: CommandError = error(110, "expired");
 /// The client fetches a new token and tries again.
 pub(crate) const TOKEN_EXPIRED: CommandError = error(109, "token expired");

@@ -153,6 +153,9 @@ pub struct BridgeConfig {
     pub ping_seconds: u32,
     /// Seconds in which a ping must be answered; less than between pings.
     pub pong_timeout_seconds: u32,
+    /// Seconds that a client is given to bring a new token, after its connection or a subscription has expired; looked at
+    /// with every ping.
+    pub expired_grace_seconds: u32,
     /// Seconds in which a client must have sent its handshake, and again its first command; some get half as much more.
     pub stale_seconds: u32,
     /// Most raw publications per second; the rest is counted and dropped.
@@ -213,6 +216,7 @@ impl Default for BridgeConfig {
             max_message_bytes: 64 * 1024,
             ping_seconds: 25,
             pong_timeout_seconds: 8,
+            expired_grace_seconds: 25,
             stale_seconds: 10,
             max_raw_per_second: 20_000,
             grace_seconds: 10,

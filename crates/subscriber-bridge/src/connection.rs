@@ -32,8 +32,6 @@ const LOST_PATIENCE: Duration = Duration::from_secs(1);
 const VERIFY_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a closing connection waits for what is under way and for the client's own close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
-/// Seconds that an expired connection is given to bring a new token.
-const EXPIRED_GRACE: u64 = 25;
 
 /// A connection and what it needs.
 pub(crate) struct Connection {
@@ -75,10 +73,11 @@ impl Connection {
 
     /// Lives until either side ends it, beginning with what the client said before it had the connection.
     pub(crate) async fn run(mut self, said: Said, shutdown: Shutdown) {
+        let outbox = Arc::clone(&self.outbox);
         let begun = match said {
             Said::Nothing => Ok(()),
-            Said::Commands(commands) => self.commands(commands).await,
-            Said::Connect(request) => self.connect(&request).await,
+            Said::Commands(commands) => outbox.beside(Box::pin(self.commands(commands))).await,
+            Said::Connect(request) => outbox.beside(Box::pin(self.connect(&request))).await,
         };
         let disconnect = match begun {
             Ok(()) => self.serve(&shutdown).await,
@@ -116,7 +115,7 @@ impl Connection {
                     Turn::Closed(disconnect) => return disconnect,
                     Turn::Lost(channels) => self.lose(channels),
                     Turn::Order(order) => {
-                        if let Err(disconnect) = self.obey(*order).await {
+                        if let Err(disconnect) = outbox.beside(Box::pin(self.obey(*order))).await {
                             return disconnect;
                         }
                     }
@@ -128,7 +127,7 @@ impl Connection {
                     }
                 }
                 received = next(&mut self.incoming) => {
-                    if let Err(disconnect) = self.hear(received).await {
+                    if let Err(disconnect) = outbox.beside(Box::pin(self.hear(received))).await {
                         return disconnect;
                     }
                 }
@@ -162,11 +161,7 @@ impl Connection {
             return self.connect(&request).await;
         }
         for command in self.outbox.wire().encoding.commands(message) {
-            for channel in self.outbox.take_ended() {
-                if let Some(terms) = self.session.ended(&channel) {
-                    self.leave(&channel, Some(&terms)).await;
-                }
-            }
+            self.part_with_ended().await;
             if self.outbox.closed().is_some() {
                 return Ok(());
             }
@@ -183,6 +178,15 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Takes note of subscriptions that the hub has ended.
+    async fn part_with_ended(&mut self) {
+        for channel in self.outbox.take_ended() {
+            if let Some(terms) = self.session.ended(&channel) {
+                self.leave(&channel, Some(&terms)).await;
+            }
+        }
     }
 
     /// Signs in a client that only hears.
@@ -241,14 +245,16 @@ impl Connection {
         if !self.session.is_signed_in() {
             return Err(codes::STALE);
         }
+        self.part_with_ended().await;
         let now = unix_now();
-        if self.session.expires_at().is_some_and(|at| at.saturating_add(EXPIRED_GRACE) <= now) {
+        let grace = u64::from(self.shared.config.expired_grace_seconds);
+        if self.session.expires_at().is_some_and(|at| at.saturating_add(grace) <= now) {
             return Err(codes::EXPIRED);
         }
         if self.session.awaits_pong() {
             return Err(codes::NO_PONG);
         }
-        for (channel, server_side) in self.session.overdue(now, EXPIRED_GRACE) {
+        for (channel, server_side) in self.session.overdue(now, grace) {
             if server_side {
                 return Err(codes::SERVER_SIDE_EXPIRED);
             }

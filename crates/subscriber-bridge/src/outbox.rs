@@ -3,11 +3,14 @@
 //! Whoever has something for the connection writes it straight to the socket when nothing is waiting, and otherwise
 //! appends it. It never blocks and never wakes a task while the socket keeps up.
 
+mod queue;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::pending;
 use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +20,8 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 
+pub(crate) use self::queue::Kind;
+use self::queue::{Queue, Waiting};
 use crate::codes::{CLOSED, Disconnect, SLOW, WRITE_ERROR};
 use crate::frame;
 use crate::order::Order;
@@ -26,18 +31,10 @@ use crate::wire::{Shared, Wire};
 
 /// Frames in one vectored write; the kernel takes at most 1,024.
 const VECTORED: usize = 64;
-/// What an allocation costs beside its bytes: the allocator's header, and the counters of a shared one.
-const ALLOCATION: usize = 32;
-/// Places in a queue that are kept when it is empty again.
-const KEPT: usize = 16;
 /// Bytes handed to a [`Sink::Queue`] at once, unless one frame is longer.
 const HANDED: usize = 64 * 1024;
 /// Orders that may wait for the connection's task.
 const MAX_ORDERS: usize = 128;
-/// Of these, commands that the client sent by requests of their own, and their bytes unless one alone has more: it must not
-/// keep out what others order.
-const MAX_COMMANDS: usize = 64;
-const MAX_COMMAND_BYTES: usize = 256 * 1024;
 
 /// Where an outbox writes.
 #[derive(Debug)]
@@ -61,23 +58,6 @@ pub struct Outbox {
     limits: [usize; 2],
 }
 
-#[derive(Debug, Default)]
-struct Queue {
-    frames: VecDeque<Waiting>,
-    /// What the frames that wait cost, live ones and those of histories.
-    costs: [usize; 2],
-    /// Whether the first frame is partly written and may no longer be taken out.
-    begun: bool,
-    /// Why the connection ends; nothing is appended any more.
-    closed: Option<Disconnect>,
-    /// Client-side subscriptions that were ended from this side.
-    ended: Vec<Channel>,
-    /// Channels whose continuity is lost and of which the client is to be told.
-    lost: Vec<Channel>,
-    /// What the connection's task is to do.
-    orders: VecDeque<Order>,
-}
-
 /// Why an outbox gives the word back to its connection.
 #[derive(Debug)]
 pub enum Turn {
@@ -87,38 +67,6 @@ pub enum Turn {
     Lost(Vec<Channel>),
     /// Somebody who does not hold the connection wants something of it.
     Order(Box<Order>),
-}
-
-/// Which limit a frame counts against. Histories have one of their own: what a client has missed must not end its
-/// connection as too slow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Whatever happens now.
-    Live,
-    /// What is repaired or recovered.
-    History,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    frame: Bytes,
-    kind: Kind,
-    /// A newer frame with the same replaces this one.
-    conflation: Option<Arc<str>>,
-    /// Given back once the frame is written.
-    _room: Option<Taken>,
-}
-
-impl Waiting {
-    fn live(frame: Bytes) -> Self {
-        Self { frame, kind: Kind::Live, conflation: None, _room: None }
-    }
-
-    /// Bytes of memory: with the frame's place in the queue and the headers of its allocations, so that a million short
-    /// frames cost what the limit says, too.
-    fn cost(&self) -> usize {
-        self.frame.len() + size_of::<Self>() + 2 * ALLOCATION
-    }
 }
 
 impl Outbox {
@@ -270,37 +218,61 @@ impl Outbox {
     /// Writes what waits, and goes on whenever something waits again, until the connection has to do something. Cancel-safe.
     pub async fn drive(&self) -> Turn {
         loop {
-            {
-                let mut queue = self.queue();
-                if let Some(disconnect) = &queue.closed {
-                    return Turn::Closed(disconnect.clone());
-                }
-                if !queue.lost.is_empty() {
-                    return Turn::Lost(std::mem::take(&mut queue.lost));
-                }
-                if let Some(order) = queue.orders.pop_front() {
-                    return Turn::Order(Box::new(order));
+            if let Some(turn) = self.turn() {
+                return turn;
+            }
+            self.step().await;
+        }
+    }
+
+    /// Goes on writing while the connection's task does `work`, which may have to wait for others. Boxed, because a task
+    /// keeps the size of the largest thing that it ever does, and connections do nothing most of the time.
+    pub(crate) async fn beside<T>(&self, work: Pin<Box<impl Future<Output = T>>>) -> T {
+        let writing = async {
+            while self.closed().is_none() {
+                self.step().await;
+            }
+            pending::<Infallible>().await
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            never = writing => match never {},
+        }
+    }
+
+    /// What the connection has to do.
+    fn turn(&self) -> Option<Turn> {
+        let mut queue = self.queue();
+        if let Some(disconnect) = &queue.closed {
+            return Some(Turn::Closed(disconnect.clone()));
+        }
+        if !queue.lost.is_empty() {
+            return Some(Turn::Lost(std::mem::take(&mut queue.lost)));
+        }
+        queue.orders.pop_front().map(|order| Turn::Order(Box::new(order)))
+    }
+
+    /// Waits until something is to be done, or writes some of what waits.
+    async fn step(&self) {
+        tokio::select! {
+            biased;
+            // Orders and the end must not wait for a peer that does not read.
+            () = self.changed.notified() => {}
+            written = self.write(), if !self.is_empty() => {
+                if written.is_err() {
+                    self.close(WRITE_ERROR);
                 }
             }
-            tokio::select! {
-                biased;
-                // Orders and the end must not wait for a peer that does not read.
-                () = self.changed.notified() => {}
-                written = self.write(), if !self.is_empty() => {
-                    if written.is_err() {
-                        self.close(WRITE_ERROR);
-                    }
-                }
-                // Nobody else would notice that the peer is gone.
-                () = self.abandoned() => self.close(CLOSED),
-            }
+            // Nobody else would notice that the peer is gone.
+            () = self.abandoned() => self.close(CLOSED),
         }
     }
 
     /// Resolves when nobody takes any more what is handed on.
     async fn abandoned(&self) {
         match &self.sink {
-            Sink::Socket(_) => std::future::pending().await,
+            Sink::Socket(_) => pending().await,
             Sink::Queue(taker) => taker.closed().await,
         }
     }
@@ -353,59 +325,5 @@ impl Outbox {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => Err(error),
         }
-    }
-}
-
-impl Queue {
-    /// Whether there is room for `order` among the commands, if it is one of them.
-    fn takes(&self, order: &Order) -> bool {
-        let Order::Commands(commands) = order else { return true };
-        let sizes = self.orders.iter().filter_map(|waiting| match waiting {
-            Order::Commands(commands) => Some(commands.len()),
-            _ => None,
-        });
-        let (count, bytes) = sizes.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size));
-        count == 0 || (count < MAX_COMMANDS && bytes + commands.len() <= MAX_COMMAND_BYTES)
-    }
-
-    fn remove_conflated(&mut self, key: &Arc<str>) {
-        let fixed = usize::from(self.begun);
-        let older = self.frames.iter().skip(fixed).position(|waiting| waiting.conflation.as_ref() == Some(key));
-        if let Some(removed) = older.and_then(|index| self.frames.remove(index + fixed)) {
-            self.costs[removed.kind as usize] -= removed.cost();
-        }
-    }
-
-    /// The first frame, and those after it that together are at most `bytes`.
-    fn take(&mut self, bytes: usize) -> Bytes {
-        let mut sizes = 0;
-        let fits = |waiting: &&Waiting| {
-            sizes += waiting.frame.len();
-            sizes <= bytes
-        };
-        let count = self.frames.iter().take_while(fits).count().max(1);
-        let frames: Vec<Bytes> = self.frames.iter().take(count).map(|waiting| waiting.frame.clone()).collect();
-        self.advance(frames.iter().map(Bytes::len).sum());
-        match <[Bytes; 1]>::try_from(frames) {
-            Ok([one]) => one,
-            Err(several) => several.concat().into(),
-        }
-    }
-
-    fn advance(&mut self, mut written: usize) {
-        while let Some(first) = self.frames.front_mut() {
-            if written < first.frame.len() {
-                first.frame.advance(written);
-                self.costs[first.kind as usize] -= written;
-                self.begun |= written > 0;
-                return;
-            }
-            written -= first.frame.len();
-            self.costs[first.kind as usize] -= first.cost();
-            self.begun = false;
-            self.frames.pop_front();
-        }
-        // A queue that was long once must not stay so for the life of the connection.
-        self.frames.shrink_to(KEPT);
     }
 }

@@ -41,10 +41,7 @@ impl Session {
         if self.rules.insecure {
             identity.expires_at = None;
         }
-        match identity.expires_at {
-            Some(at) if at <= now => Err(codes::ALREADY_EXPIRED.into()),
-            _ => Ok(identity),
-        }
+        Ok(identity)
     }
 
     /// Subscribes to what the topics, the token and the client name, in this order.
@@ -168,7 +165,7 @@ impl Session {
         match step {
             Step::Reply(reply) if matches!(self.manner, Manner::OneWay(_)) => {
                 Step::Disconnect(match reply.error.map(|error| error.code) {
-                    Some(109 | 110) => codes::EXPIRED,
+                    Some(109) => codes::EXPIRED,
                     Some(111) => codes::CROWDED,
                     Some(103) => codes::DENIED,
                     _ => codes::INTERNAL_ERROR,

@@ -134,7 +134,7 @@ pub struct Begun {
     pub data: Bytes,
 }
 
-/// Signed in, on a one-way transport: what [`ConnectResult`] says, by other numbers.
+/// Signed in, on a one-way transport: what [`ConnectResult`](super::ConnectResult) says, by other numbers.
 #[derive(Clone, PartialEq, Message, Serialize)]
 pub struct Connected {
     /// The connection's id.
