@@ -285,3 +285,19 @@ async fn raw_publications_over_the_limit_and_of_nobody_are_counted() -> Result<(
     assert_eq!(bridge.metric("griot_raw_dropped_total{reason=\"not a user id\"}").await?, 1.0);
     Ok(())
 }
+
+#[tokio::test]
+async fn while_redis_is_away_commands_are_answered_so_that_they_are_tried_again() -> Result<()> {
+    let redis = Redis::start().await?;
+    let room = "[topics.room]\nnamed = true\npublish = \"users\"\npresence = true\nsee_presence = \"users\"\n\
+                see_history = \"users\"";
+    let bridge = LoneBridge::start_with(room, &redis.url(), "").await?;
+    let (client, _) = bridge.client("42").await?;
+    redis.kill().await?;
+    for method in ["publish", "presence", "presence_stats", "history"] {
+        let error = client.command(method, json!({"channel": "room:1", "data": {}})).await.expect_err(method);
+        let refused = refused(&error).expect("an answer");
+        assert_eq!(refused.code, 100, "{method}: {error:#}");
+    }
+    Ok(())
+}

@@ -39,7 +39,7 @@ for (const way of WAYS) {
   });
 }
 
-test("who was on a bridge that was killed is forgotten once nobody renews it", async () => {
+test("who was on a bridge that was killed is said to be there until it expires", async () => {
   const channel = "chat:killed";
   const watcher = client(WAYS[0], b, { token: site.token("7") });
   await connect(watcher);

@@ -34,19 +34,19 @@ impl Connection {
                 self.join(join).await;
             }
             Step::Publish { id, channel, data, info } => {
-                let published = self.publish(channel, data, info).await;
+                let published = in_time(self.publish(channel, data, info)).await;
                 self.answer(id, published.map(|()| Reply { publish: Some(Empty {}), ..Reply::default() }));
             }
             Step::Presence(id, channel) => {
-                let presence = self.presence(&channel).await;
+                let presence = in_time(self.presence(&channel)).await;
                 self.answer(id, presence.map(|presence| Reply { presence: Some(presence), ..Reply::default() }));
             }
             Step::PresenceStats(id, channel) => {
-                let stats = self.presence_stats(&channel).await;
+                let stats = in_time(self.presence_stats(&channel)).await;
                 self.answer(id, stats.map(|stats| Reply { presence_stats: Some(stats), ..Reply::default() }));
             }
             Step::History(id, channel, ask) => {
-                let page = self.history(&channel, &ask).await;
+                let page = in_time(self.history(&channel, &ask)).await;
                 self.answer(id, page.map(|page| Reply { history: Some(page), ..Reply::default() }));
             }
             Step::Call(id, method, data) => {
@@ -180,6 +180,11 @@ impl Connection {
         })?;
         Ok(RpcResult { data: data.as_ref().map(Data::bytes).unwrap_or_default() })
     }
+}
+
+/// A client gives up on a command after 5 s, and its connection with it: it is answered before.
+async fn in_time<T>(answer: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+    timeout(JOIN_PATIENCE, answer).await.unwrap_or(Err(codes::INTERNAL))
 }
 
 /// Redis is away or refuses: the client may try again.
