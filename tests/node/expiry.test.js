@@ -36,7 +36,7 @@ function code(emitter, event, suits = () => true) {
 }
 
 async function connection(way) {
-  const token = site.token("42", { exp: seconds() + 1 });
+  const token = site.token("42", { exp: seconds() + 6 });
   const one = client(way, http, { token, getToken: slowTokens(() => site.token("42")) });
   await connect(one);
   assert.equal(await code(one, "connecting"), 3005, way.name);
@@ -47,7 +47,7 @@ async function subscription(way) {
   const channel = `closed:expiry-${way.name.replaceAll(" ", "-")}`;
   const one = client(way, http, { token: site.token("42") });
   await connect(one);
-  const token = site.ticket("42", channel, { exp: seconds() + 1 });
+  const token = site.ticket("42", channel, { exp: seconds() + 6 });
   const own = await subscribe(one, channel, { token, getToken: slowTokens(() => site.ticket("42", channel)) });
   assert.equal(await code(own, "subscribing"), 2501, way.name);
   await next(own, "subscribed");
