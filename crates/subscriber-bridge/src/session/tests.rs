@@ -184,3 +184,27 @@ fn what_opens_everything_does_not_open_personal_channels() {
         assert!(text(said(&mut session, line)).contains(r#""code":103"#), "{line}");
     }
 }
+
+#[test]
+fn what_is_not_supported_is_answered_as_the_readme_says() {
+    let topic = Topic { named: true, publish: Who::Users, ..Topic::default() };
+    let ask = |line: &str| said(&mut signed_in(open(topic.clone())), line);
+    for (line, code) in [
+        (r#"{"id":2,"subscribe":{"channel":"open:a","tf":{"key":"k","cmp":"eq","val":"v"}}}"#, 107),
+        (r#"{"id":2,"subscribe":{"channel":"open:a","type":1}}"#, 103),
+        (r#"{"id":2,"subscribe":{"channel":"open:a","type":4}}"#, 108),
+        (r##"{"id":2,"subscribe":{"channel":"open:#4,2"}}"##, 107),
+        (r#"{"id":2,"subscribe":{"channel":"$open:a"}}"#, 107),
+    ] {
+        assert!(text(ask(line)).contains(&format!(r#""code":{code}"#)), "{line}");
+    }
+    assert!(matches!(ask(r#"{"id":2,"subscribe":{"channel":"open:a","delta":"fossil"}}"#), Step::Join(_)), "whole");
+    let unknown = ask(r#"{"id":2,"subscribe":{"channel":"open:a","delta":"other"}}"#);
+    assert!(matches!(unknown, Step::Disconnect(disconnect) if disconnect.code == 3501));
+    // Only protobuf can carry what is not JSON.
+    let publish =
+        crate::protocol::message::PublishRequest { channel: "open:a".into(), data: Bytes::from_static(b"\xff") };
+    let command = Command { id: 2, publish: Some(publish), ..Command::default() };
+    let refused = signed_in(open(topic.clone())).command(Some(&command), NOW);
+    assert!(text(refused).contains(r#""code":107"#));
+}
