@@ -1,19 +1,14 @@
 //! The audience of one feed: which connections have which of its channels, and what all of them have heard.
 
-use std::collections::HashMap;
-
 use fanout_core::envelope::{Envelope, Epoch};
 use fanout_core::history::Since;
 use fanout_core::position::FeedPosition;
 use fanout_core::{Channel, Topic, Topics};
 
-use crate::hub::ConnectionId;
+use crate::backlog::Backlog;
+use crate::members::{Member, Members};
 use crate::repair::{Found, Repair};
 use crate::room::Room;
-use crate::subscription::Subscription;
-
-/// The subscriptions to one channel.
-pub(crate) type Members = HashMap<ConnectionId, Subscription>;
 
 /// See the module. A user's feed has a handful of channels, any other has one.
 #[derive(Default)]
@@ -22,14 +17,17 @@ pub(crate) struct Audience {
     /// Epoch and sequence number of the last publication that came.
     heard: Option<(Epoch, u64)>,
     /// While something may be missing.
-    pub(crate) repair: Option<Repair>,
+    pub(crate) repair: Option<Box<Repair>>,
+    /// What waits for its turn to go to many members.
+    pub(crate) backlog: Option<Box<Backlog>>,
 }
 
 impl Audience {
     /// The members of `channel`, which is added when it is not there.
     pub(crate) fn of(&mut self, channel: &Channel) -> &mut Members {
         let index = self.channels.iter().position(|(known, _)| known == channel).unwrap_or_else(|| {
-            self.channels.push((channel.clone(), HashMap::new()));
+            self.channels.reserve_exact(1);
+            self.channels.push((channel.clone(), Members::default()));
             self.channels.len() - 1
         });
         &mut self.channels[index].1
@@ -39,6 +37,13 @@ impl Audience {
     pub(crate) fn members(&mut self, channel: &Channel) -> Option<&mut Members> {
         let (_, members) = self.channels.iter_mut().find(|(known, _)| known == channel)?;
         Some(members).filter(|members| !members.is_empty())
+    }
+
+    /// The channel of `topic`, of which a feed carries at most one, when somebody has it.
+    pub(crate) fn channel(&self, topic: &str) -> Option<Channel> {
+        let (channel, _) =
+            self.channels.iter().find(|(channel, members)| channel.topic() == topic && !members.is_empty())?;
+        Some(channel.clone())
     }
 
     /// Takes note of a publication that came; `false` when one before it did not, on whichever channel of the feed.
@@ -57,7 +62,7 @@ impl Audience {
         let lacks = |(channel, members): &(Channel, Members)| {
             let topic = topics.of(channel).filter(|topic| topic.keeps_history())?;
             let top = position.of(channel.topic());
-            let known = members.values().filter_map(|member| member.live().flatten());
+            let known = members.subscriptions().filter_map(|member| member.live().flatten());
             let oldest = known.filter(|known| known.epoch == top.epoch).map(|known| known.offset).min()?;
             if oldest >= top.offset || repair.holds(channel, top.epoch, oldest, top.offset) {
                 return None;
@@ -78,7 +83,7 @@ impl Audience {
             }
             let top = position.map(|position| position.of(channel.topic()));
             let incomplete = found.iter().any(|(since, envelopes)| since.channel == *channel && envelopes.is_none());
-            for (connection, member) in members.iter_mut() {
+            for Member { connection, subscription: member } in members.iter_mut() {
                 let Some(known) = member.live() else { continue };
                 let keeps = match (known, top) {
                     (Some(known), Some(top)) => known.epoch == top.epoch && !(incomplete && known.offset < top.offset),
@@ -105,7 +110,7 @@ impl Audience {
     pub(crate) fn repaired(&mut self, heard: Option<(Epoch, u64)>, room: &Room) -> bool {
         self.heard = heard;
         let again = self.repair.take().is_some_and(|repair| repair.again);
-        self.repair = again.then(|| Repair::new(room));
+        self.repair = again.then(|| Box::new(Repair::new(room)));
         again
     }
 

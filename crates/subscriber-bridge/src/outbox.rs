@@ -5,13 +5,13 @@
 
 mod queue;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::convert::Infallible;
 use std::future::pending;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -27,14 +27,14 @@ use crate::frame;
 use crate::order::Order;
 use crate::protocol::{Push, Reply};
 use crate::room::Taken;
-use crate::wire::{Shared, Wire};
+use crate::run::Run;
+use crate::subscription::Held;
+use crate::wire::Wire;
 
 /// Frames in one vectored write; the kernel takes at most 1,024.
 const VECTORED: usize = 64;
 /// Bytes handed to a [`Sink::Queue`] at once, unless one frame is longer.
 const HANDED: usize = 64 * 1024;
-/// Orders that may wait for the connection's task.
-const MAX_ORDERS: usize = 128;
 
 /// Where an outbox writes.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl Outbox {
 
     /// Sends bytes that are framed already.
     pub fn send(&self, frame: Bytes) {
-        self.enqueue(&mut self.queue(), Waiting::live(frame));
+        self.enqueue(Waiting::live(frame));
     }
 
     /// Sends a reply.
@@ -101,43 +101,71 @@ impl Outbox {
 
     /// Sends what a recovering client missed, which holds a part of the room for histories until it is written.
     pub(crate) fn recover(&self, frame: Bytes, room: Option<Taken>) {
-        self.enqueue(&mut self.queue(), Waiting { kind: Kind::History, _room: room, ..Waiting::live(frame) });
+        self.enqueue(Waiting { kind: Kind::History, room, ..Waiting::live(frame) });
     }
 
     /// Sends a publication; while the socket is behind, an older one with the same conflation is taken out.
-    pub(crate) fn publish(&self, push: &Shared, kind: Kind, conflation: Option<&Arc<str>>) {
-        let frame = push.frame(self.wire);
-        let waiting = Waiting { kind, conflation: conflation.cloned(), ..Waiting::live(frame) };
-        self.enqueue(&mut self.queue(), waiting);
+    pub(crate) fn publish(&self, held: &Held) {
+        let frame = held.push.frame(self.wire);
+        let mut queue = self.queue();
+        let written = self.write_now(&mut queue, frame);
+        if written < frame.len() {
+            self.append(&mut queue, held, written);
+        }
+    }
+
+    /// Sends the publications of a run, with one write where the socket takes them.
+    pub(crate) fn publish_run(&self, run: &Run) {
+        let mut queue = self.queue();
+        let mut written = self.write_now(&mut queue, run.frames(self.wire));
+        for held in &run.held {
+            let length = held.push.frame(self.wire).len();
+            if written < length {
+                self.append(&mut queue, held, written);
+            }
+            written = written.saturating_sub(length);
+        }
+    }
+
+    /// Appends a publication of which the socket has taken so many bytes already.
+    fn append(&self, queue: &mut Queue, held: &Held, written: usize) {
+        if let Some(key) = &held.conflation {
+            queue.remove_conflated(key);
+        }
+        let mut frame = held.push.frame(self.wire).clone();
+        frame.advance(written);
+        queue.begun |= written > 0;
+        self.wait(queue, Waiting { kind: held.kind, conflation: held.conflation.clone(), ..Waiting::live(frame) });
     }
 
     /// Sends the push that ends the subscription to `channel`, and tells the connection's task of it.
     pub(crate) fn end_subscription(&self, channel: Channel, push: Push) {
         let mut queue = self.queue();
-        queue.ended.push(channel);
-        self.enqueue(&mut queue, Waiting::live(self.wire.push(push)));
+        queue.add().ended.push(channel);
+        drop(queue);
+        self.send(self.wire.push(push));
     }
 
     /// Tells the connection's task that continuity of `channel` is lost.
     pub(crate) fn lose(&self, channel: Channel) {
-        self.queue().lost.push(channel);
+        self.queue().add().lost.push(channel);
         self.changed.notify_one();
     }
 
     /// Gives the connection's task something to do; `false` when too much waits for it already, or it has ended.
     pub(crate) fn order(&self, order: Order) -> bool {
         let mut queue = self.queue();
-        if queue.closed.is_some() || queue.orders.len() >= MAX_ORDERS || !queue.takes(&order) {
+        if queue.closed.is_some() || !queue.add().takes(&order) {
             return false;
         }
-        queue.orders.push_back(order);
+        queue.add().orders.push_back(order);
         self.changed.notify_one();
         true
     }
 
     /// Takes the subscriptions that were ended from this side since the last call.
     pub(crate) fn take_ended(&self) -> Vec<Channel> {
-        std::mem::take(&mut self.queue().ended)
+        self.queue().tasks().map(|tasks| std::mem::take(&mut tasks.ended)).unwrap_or_default()
     }
 
     /// Ends the connection: a close frame follows what waits, or for a slow client replaces it. The first reason counts.
@@ -152,32 +180,47 @@ impl Outbox {
 
     /// Why the connection ends, once it does.
     pub fn closed(&self) -> Option<Disconnect> {
-        self.queue().closed.clone()
+        self.queue().closed.as_deref().cloned()
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enqueue(&self, queue: &mut Queue, mut waiting: Waiting) {
-        let frame = &mut waiting.frame;
-        if queue.closed.is_some() || frame.is_empty() {
-            return;
+    /// Writes `frame`, or as much as the socket takes, unless something waits before it.
+    fn enqueue(&self, mut waiting: Waiting) {
+        let mut queue = self.queue();
+        let written = self.write_now(&mut queue, &waiting.frame);
+        if written < waiting.frame.len() {
+            waiting.frame.advance(written);
+            queue.begun |= written > 0;
+            self.wait(&mut queue, waiting);
         }
-        if let Sink::Socket(stream) = &self.sink
-            && queue.frames.is_empty()
-        {
-            match stream.try_write(frame) {
-                Ok(written) if written == frame.len() => return,
-                Ok(written) => {
-                    frame.advance(written);
-                    queue.begun = true;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return self.close_locked(queue, WRITE_ERROR),
+    }
+
+    /// Hands `bytes` to the socket when nothing waits; returns how many it took. Of what follows the end of the connection
+    /// it takes everything, and drops it.
+    fn write_now(&self, queue: &mut Queue, bytes: &[u8]) -> usize {
+        if queue.closed.is_some() || bytes.is_empty() {
+            return bytes.len();
+        }
+        let Sink::Socket(stream) = &self.sink else { return 0 };
+        if !queue.frames.is_empty() {
+            return 0;
+        }
+        match stream.try_write(bytes) {
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => {
+                self.close_locked(queue, WRITE_ERROR);
+                bytes.len()
             }
-        } else if let Some(key) = &waiting.conflation {
-            queue.remove_conflated(key);
+        }
+    }
+
+    fn wait(&self, queue: &mut Queue, waiting: Waiting) {
+        if queue.closed.is_some() {
+            return;
         }
         let kind = waiting.kind as usize;
         if queue.costs[kind] + waiting.cost() > self.limits[kind] {
@@ -209,7 +252,7 @@ impl Outbox {
             None => queue.frames.clear(),
             Some(frame) => queue.frames.push_back(Waiting::live(frame)),
         }
-        queue.closed = Some(disconnect);
+        queue.closed = Some(Box::new(disconnect));
         queue.costs = [Kind::Live, Kind::History]
             .map(|kind| queue.frames.iter().filter(|waiting| waiting.kind == kind).map(Waiting::cost).sum());
         self.changed.notify_one();
@@ -245,12 +288,13 @@ impl Outbox {
     fn turn(&self) -> Option<Turn> {
         let mut queue = self.queue();
         if let Some(disconnect) = &queue.closed {
-            return Some(Turn::Closed(disconnect.clone()));
+            return Some(Turn::Closed(disconnect.as_ref().clone()));
         }
-        if !queue.lost.is_empty() {
-            return Some(Turn::Lost(std::mem::take(&mut queue.lost)));
+        let tasks = queue.tasks()?;
+        if !tasks.lost.is_empty() {
+            return Some(Turn::Lost(std::mem::take(&mut tasks.lost)));
         }
-        queue.orders.pop_front().map(|order| Turn::Order(Box::new(order)))
+        tasks.orders.pop_front().map(|order| Turn::Order(Box::new(order)))
     }
 
     /// Waits until something is to be done, or writes some of what waits.
@@ -315,9 +359,11 @@ impl Outbox {
     /// One vectored write of what waits.
     fn write_waiting(&self, stream: &TcpStream) -> io::Result<()> {
         let mut queue = self.queue();
-        let slices: Vec<IoSlice<'_>> =
-            queue.frames.iter().take(VECTORED).map(|waiting| IoSlice::new(&waiting.frame)).collect();
-        match stream.try_write_vectored(&slices) {
+        let mut slices = [IoSlice::new(&[]); VECTORED];
+        for (slice, waiting) in slices.iter_mut().zip(&queue.frames) {
+            *slice = IoSlice::new(&waiting.frame);
+        }
+        match stream.try_write_vectored(&slices[..queue.frames.len().min(VECTORED)]) {
             Ok(written) => {
                 queue.advance(written);
                 Ok(())

@@ -1,4 +1,4 @@
-//! Room for histories: the bytes that a bridge may hold at once for repairs and recoveries, whoever asks for them.
+//! Room: the bytes that a bridge may hold at once for something (histories, backlogs), whoever asks for them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +13,11 @@ pub(crate) struct Room {
 impl Room {
     pub(crate) fn new(limit: usize) -> Self {
         Self { taken: Arc::default(), limit }
+    }
+
+    /// Whether more than half of it is taken.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.taken.load(Ordering::Relaxed) > self.limit / 2
     }
 
     /// A part of no bytes yet.
@@ -37,6 +42,13 @@ impl Taken {
         self.bytes += if granted { bytes } else { 0 };
         granted
     }
+
+    /// Gives back so many bytes of those that were taken.
+    pub(crate) fn less(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.room.taken.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Taken {
@@ -54,7 +66,9 @@ mod tests {
         let room = Room::new(100);
         let (mut one, mut other) = (room.nothing(), room.nothing());
         assert!(one.more(80) && !other.more(30) && other.more(20) && !one.more(1));
+        one.less(30);
+        assert!(room.is_scarce() && other.more(30) && !other.more(1));
         drop(one);
-        assert!(other.more(80));
+        assert!(!room.is_scarce() && other.more(50));
     }
 }

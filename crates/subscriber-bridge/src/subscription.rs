@@ -6,6 +6,7 @@ use fanout_core::Channel;
 use fanout_core::envelope::Position;
 
 use crate::outbox::{Kind, Outbox};
+use crate::run::Run;
 use crate::wire::Shared;
 
 /// Publications held per subscription while its position is read. More means that reading takes far too long.
@@ -64,45 +65,60 @@ pub(crate) struct Subscription {
 }
 
 enum Phase {
-    /// The position is being read. Disturbed: something may have been missed meanwhile.
-    Joining { held: Vec<Held>, bytes: usize, disturbed: bool },
+    /// The position is being read. Boxed, because it is over soon and what comes after it is small.
+    Joining(Box<Joining>),
     /// Publications are delivered. The position is that of the last one; unknown when Redis could not tell it.
     Live(Option<Position>),
     /// Continuity is lost, and the subscriber is told soon.
     Lost,
 }
 
+/// What arrives while the position is being read.
+#[derive(Default)]
+struct Joining {
+    held: Vec<Held>,
+    bytes: usize,
+    /// Something may have been missed meanwhile.
+    disturbed: bool,
+}
+
+impl Joining {
+    fn hold(&mut self, held: &Held) {
+        self.bytes += held.bytes;
+        if self.held.len() < MAX_HELD && self.bytes <= MAX_HELD_BYTES {
+            self.held.push(held.clone());
+        } else {
+            self.disturbed = true;
+        }
+    }
+}
+
 impl Subscription {
     pub(crate) fn joining(outbox: Arc<Outbox>, server_side: bool, hears: bool) -> Self {
-        Self { outbox, server_side, hears, phase: Phase::Joining { held: Vec::new(), bytes: 0, disturbed: false } }
+        Self { outbox, server_side, hears, phase: Phase::Joining(Box::default()) }
     }
 
     /// Begins delivery after `position`; returns what was held, to be offered again, and whether something may have been
     /// missed since joining.
     pub(crate) fn activate(&mut self, position: Option<Position>) -> (Vec<Held>, bool) {
         match std::mem::replace(&mut self.phase, Phase::Live(position)) {
-            Phase::Joining { held, disturbed, .. } => (held, disturbed),
+            Phase::Joining(joining) => (joining.held, joining.disturbed),
             Phase::Live(_) | Phase::Lost => (Vec::new(), false),
         }
     }
 
     /// Something may have been missed; says so at [`activate`](Self::activate) when the position is still being read.
     pub(crate) fn disturb(&mut self) {
-        if let Phase::Joining { disturbed, .. } = &mut self.phase {
-            *disturbed = true;
+        if let Phase::Joining(joining) = &mut self.phase {
+            joining.disturbed = true;
         }
     }
 
     /// Delivers `held` when it continues what the subscriber has.
     pub(crate) fn offer(&mut self, held: &Held, continues: Continues) -> Verdict {
         match &mut self.phase {
-            Phase::Joining { held: waiting, bytes, disturbed } => {
-                *bytes += held.bytes;
-                if waiting.len() < MAX_HELD && *bytes <= MAX_HELD_BYTES {
-                    waiting.push(held.clone());
-                } else {
-                    *disturbed = true;
-                }
+            Phase::Joining(joining) => {
+                joining.hold(held);
                 return Verdict::Held;
             }
             Phase::Lost if held.position.is_some() => return Verdict::Lost,
@@ -117,8 +133,18 @@ impl Subscription {
                 }
             }
         }
-        self.outbox.publish(&held.push, held.kind, held.conflation.as_ref());
+        self.outbox.publish(held);
         Verdict::Deliver
+    }
+
+    /// Delivers a whole run, in one write, when it continues what the subscriber has; otherwise each publication has to be
+    /// [offered](Self::offer).
+    pub(crate) fn take(&mut self, run: &Run) -> bool {
+        let Phase::Live(known) = &mut self.phase else { return false };
+        let Some(after) = run.after(*known) else { return false };
+        *known = after;
+        self.outbox.publish_run(run);
+        true
     }
 
     /// Where the subscriber stands: nothing while the position is being read or continuity is lost, `Some(None)` when
@@ -126,7 +152,7 @@ impl Subscription {
     pub(crate) fn live(&self) -> Option<Option<Position>> {
         match &self.phase {
             Phase::Live(known) => Some(*known),
-            Phase::Joining { .. } | Phase::Lost => None,
+            Phase::Joining(_) | Phase::Lost => None,
         }
     }
 

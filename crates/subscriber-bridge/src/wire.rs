@@ -35,11 +35,11 @@ pub struct Wire {
 
 impl Wire {
     /// How many there can be.
-    const COUNT: usize = 12;
+    pub(crate) const COUNT: usize = 12;
     /// JSON over WebSocket, both ways: what the official clients speak unless asked for something else.
     pub const USUAL: Self = Self { encoding: Encoding::Json, framing: Framing::WebSocket, one_way: false };
 
-    fn index(self) -> usize {
+    pub(crate) fn index(self) -> usize {
         (self.framing as usize * 2 + self.encoding as usize) * 2 + usize::from(self.one_way)
     }
 
@@ -90,18 +90,25 @@ impl Wire {
 #[derive(Debug)]
 pub(crate) struct Shared {
     reply: Reply,
-    frames: [OnceLock<Bytes>; Wire::COUNT],
+    /// For the wire that asked first; most deployments have one.
+    first: OnceLock<(Wire, Bytes)>,
+    others: OnceLock<Box<[OnceLock<Bytes>; Wire::COUNT]>>,
 }
 
 impl Shared {
     pub(crate) fn new(push: Push) -> Self {
         let reply = Reply { push: Some(push), ..Reply::default() };
-        Self { reply, frames: [const { OnceLock::new() }; Wire::COUNT] }
+        Self { reply, first: OnceLock::new(), others: OnceLock::new() }
     }
 
     /// The bytes for connections of `wire`.
-    pub(crate) fn frame(&self, wire: Wire) -> Bytes {
-        self.frames[wire.index()].get_or_init(|| wire.reply(&self.reply)).clone()
+    pub(crate) fn frame(&self, wire: Wire) -> &Bytes {
+        let (first, frame) = self.first.get_or_init(|| (wire, wire.reply(&self.reply)));
+        if *first == wire {
+            return frame;
+        }
+        let others = self.others.get_or_init(|| Box::new([const { OnceLock::new() }; Wire::COUNT]));
+        others[wire.index()].get_or_init(|| wire.reply(&self.reply))
     }
 }
 
@@ -129,7 +136,7 @@ mod tests {
     #[test]
     fn each_transport_frames_the_same_push_in_its_way() {
         let shared = Shared::new(protocol::published("a", publication(Bytes::from_static(b"1"), None, None)));
-        let frame = |framing, encoding, one_way| shared.frame(wire(framing, encoding, one_way));
+        let frame = |framing, encoding, one_way| shared.frame(wire(framing, encoding, one_way)).clone();
         let reply = r#"{"push":{"channel":"a","pub":{"data":1}}}"#;
         let push = r#"{"channel":"a","pub":{"data":1}}"#;
         assert_eq!(frame(Framing::WebSocket, Encoding::Json, false)[2..], *reply.as_bytes());

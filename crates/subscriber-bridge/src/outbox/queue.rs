@@ -12,8 +12,8 @@ use crate::room::Taken;
 
 /// What an allocation costs beside its bytes: the allocator's header, and the counters of a shared one.
 const ALLOCATION: usize = 32;
-/// Places in a queue that are kept when it is empty again.
-const KEPT: usize = 16;
+/// Orders that may wait for the connection's task.
+const MAX_ORDERS: usize = 128;
 /// Of these, commands that the client sent by requests of their own, and their bytes unless one alone has more: it must not
 /// keep out what others order.
 const MAX_COMMANDS: usize = 64;
@@ -36,12 +36,13 @@ pub(super) struct Waiting {
     /// A newer frame with the same replaces this one.
     pub(super) conflation: Option<Arc<str>>,
     /// Given back once the frame is written.
-    pub(super) _room: Option<Taken>,
+    #[expect(dead_code, reason = "it is given back by being dropped")]
+    pub(super) room: Option<Taken>,
 }
 
 impl Waiting {
     pub(super) fn live(frame: Bytes) -> Self {
-        Self { frame, kind: Kind::Live, conflation: None, _room: None }
+        Self { frame, kind: Kind::Live, conflation: None, room: None }
     }
 
     /// Bytes of memory: with the frame's place in the queue and the headers of its allocations, so that a million short
@@ -59,25 +60,31 @@ pub(super) struct Queue {
     /// Whether the first frame is partly written and may no longer be taken out.
     pub(super) begun: bool,
     /// Why the connection ends; nothing is appended any more.
-    pub(super) closed: Option<Disconnect>,
+    pub(super) closed: Option<Box<Disconnect>>,
+    /// Most connections never have any.
+    tasks: Option<Box<Tasks>>,
+}
+
+/// What the connection's task is to know or to do.
+#[derive(Debug, Default)]
+pub(super) struct Tasks {
     /// Client-side subscriptions that were ended from this side.
     pub(super) ended: Vec<Channel>,
     /// Channels whose continuity is lost and of which the client is to be told.
     pub(super) lost: Vec<Channel>,
-    /// What the connection's task is to do.
+    /// What somebody else wants of it.
     pub(super) orders: VecDeque<Order>,
 }
 
 impl Queue {
-    /// Whether there is room for `order` among the commands, if it is one of them.
-    pub(super) fn takes(&self, order: &Order) -> bool {
-        let Order::Commands(commands) = order else { return true };
-        let sizes = self.orders.iter().filter_map(|waiting| match waiting {
-            Order::Commands(commands) => Some(commands.len()),
-            _ => None,
-        });
-        let (count, bytes) = sizes.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size));
-        count == 0 || (count < MAX_COMMANDS && bytes + commands.len() <= MAX_COMMAND_BYTES)
+    /// The tasks, to add one.
+    pub(super) fn add(&mut self) -> &mut Tasks {
+        self.tasks.get_or_insert_default()
+    }
+
+    /// The tasks, if there have been any.
+    pub(super) fn tasks(&mut self) -> Option<&mut Tasks> {
+        self.tasks.as_deref_mut()
     }
 
     pub(super) fn remove_conflated(&mut self, key: &Arc<str>) {
@@ -117,7 +124,23 @@ impl Queue {
             self.begun = false;
             self.frames.pop_front();
         }
-        // A queue that was long once must not stay so for the life of the connection.
-        self.frames.shrink_to(KEPT);
+        // A connection that keeps up holds no memory for what might wait.
+        self.frames = VecDeque::new();
+    }
+}
+
+impl Tasks {
+    /// Whether there is room for `order`.
+    pub(super) fn takes(&self, order: &Order) -> bool {
+        if self.orders.len() >= MAX_ORDERS {
+            return false;
+        }
+        let Order::Commands(commands) = order else { return true };
+        let sizes = self.orders.iter().filter_map(|waiting| match waiting {
+            Order::Commands(commands) => Some(commands.len()),
+            _ => None,
+        });
+        let (count, bytes) = sizes.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size));
+        count == 0 || (count < MAX_COMMANDS && bytes + commands.len() <= MAX_COMMAND_BYTES)
     }
 }

@@ -1,16 +1,25 @@
 //! Bounds, order and ends of an outbox, over real sockets and over one that hands on.
 
+use std::sync::Arc;
+
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
 use super::*;
 use crate::protocol::Encoding;
-use crate::wire::Framing;
+use crate::wire::{Framing, Shared};
 
 const WIRE: Wire = Wire { encoding: Encoding::Json, framing: Framing::WebSocket, one_way: false };
 
-fn shared(data: &'static str) -> Shared {
-    Shared::new(crate::protocol::published("c", crate::protocol::publication(data.into(), None, None)))
+/// An outbox whose socket is nobody's concern.
+pub(crate) fn unconnected() -> Arc<Outbox> {
+    Arc::new(Outbox::new(Sink::Queue(mpsc::channel(1).0), WIRE, 0, 0))
+}
+
+fn held(data: impl Into<Bytes>, conflation: Option<&Arc<str>>) -> Held {
+    let publication = crate::protocol::publication(data.into(), None, None);
+    let push = Arc::new(Shared::new(crate::protocol::published("c", publication)));
+    Held { push, bytes: 0, kind: Kind::Live, position: None, conflation: conflation.cloned() }
 }
 
 async fn pair(limit: usize) -> (Outbox, TcpStream) {
@@ -50,9 +59,9 @@ async fn the_newest_of_a_key_leaves_in_order_with_the_rest() {
     let (outbox, client) = pair(8 * 1024 * 1024).await;
     stuff(&outbox);
     let key: Arc<str> = "wallet-updates:#42 7".into();
-    outbox.publish(&shared("\"old\""), Kind::Live, Some(&key));
-    outbox.publish(&shared("\"order\""), Kind::Live, None);
-    outbox.publish(&shared("\"new\""), Kind::Live, Some(&key));
+    outbox.publish(&held("\"old\"", Some(&key)));
+    outbox.publish(&held("\"order\"", None));
+    outbox.publish(&held("\"new\"", Some(&key)));
     outbox.close(crate::codes::SHUTDOWN);
     outbox.send(Bytes::from_static(b"<too late>"));
     let all = rest(Arc::new(outbox), client).await;
@@ -132,4 +141,34 @@ async fn what_was_missed_does_not_make_a_client_slow() {
     outbox.recover(Bytes::from(vec![b'h'; 200 * 1024]), None);
     assert_eq!(outbox.closed(), Some(SLOW), "it has a limit of its own");
     drop(client);
+}
+
+#[tokio::test]
+async fn a_run_leaves_whole_and_in_order_wherever_the_socket_stops_taking_it() {
+    let (outbox, client) = pair(64 * 1024 * 1024).await;
+    let channel = Channel::parse("c").expect("a channel");
+    let (mut sent, mut waiting) = (Vec::new(), 0);
+    while waiting < 20 {
+        let run = sent.len();
+        let held = (0..17).map(|index| held(format!("\"{run}-{index}-{}\"", "x".repeat(1_000)), None)).collect();
+        let run = Run::new(channel.clone(), held);
+        sent.extend_from_slice(run.frames(WIRE));
+        outbox.publish_run(&run);
+        waiting += usize::from(!outbox.is_empty());
+    }
+    outbox.close(crate::codes::SHUTDOWN);
+    assert!(rest(Arc::new(outbox), client).await.starts_with(&sent));
+}
+
+#[tokio::test]
+async fn of_a_run_only_the_newest_of_a_key_waits() {
+    let (outbox, client) = pair(8 * 1024 * 1024).await;
+    stuff(&outbox);
+    let key: Arc<str> = "wallet-updates:#42 7".into();
+    let held = vec![held("\"old\"", Some(&key)), held("\"order\"", None), held("\"new\"", Some(&key))];
+    outbox.publish_run(&Run::new(Channel::parse("c").expect("a channel"), held));
+    outbox.close(crate::codes::SHUTDOWN);
+    let all = rest(Arc::new(outbox), client).await;
+    let end = String::from_utf8_lossy(&all[all.len() - 160..]).into_owned();
+    assert!(end.contains("\"order\"") && end.contains("\"new\"") && !end.contains("old"), "{end}");
 }
