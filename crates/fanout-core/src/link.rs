@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::table::Table;
@@ -48,6 +49,33 @@ pub enum Event {
     Down(String),
     /// This channel was live before the connection was lost, and is live again: what came between was missed.
     Resumed(Bytes),
+}
+
+/// Who listens to a link. Everything is called between two reads of the socket and must not block.
+pub trait Ear {
+    /// Something has happened.
+    fn hear(&mut self, event: Event);
+
+    /// Does some of the work that [`hear`](Self::hear) has left, and says whether more is left. While it is, the link looks
+    /// for what comes in between two calls, without waiting.
+    fn work(&mut self) -> bool;
+
+    /// Whether so much work is left that nothing more can be heard.
+    fn is_full(&self) -> bool;
+}
+
+impl<F: FnMut(Event)> Ear for F {
+    fn hear(&mut self, event: Event) {
+        self(event);
+    }
+
+    fn work(&mut self) -> bool {
+        false
+    }
+
+    fn is_full(&self) -> bool {
+        false
+    }
 }
 
 /// Subscribes and leaves. Clones speak of the same connection.
@@ -153,20 +181,21 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// Tells `listen` what happens until the ending is asked for. `listen` is called between two reads of the socket
-    /// and must not block.
-    pub async fn run(mut self, mut listen: impl FnMut(Event), shutdown: Shutdown) {
+    /// Tells `ear` what happens until the ending is asked for.
+    pub async fn run(mut self, mut ear: impl Ear, shutdown: Shutdown) {
         let mut attempt = 0;
         while !shutdown.is_requested() {
-            let error = match self.connection(&mut listen, &shutdown, &mut attempt).await {
+            let error = match self.connection(&mut ear, &shutdown, &mut attempt).await {
                 Ok(()) => return,
                 Err(error) => error,
             };
+            // Nothing comes in meanwhile.
+            while ear.work() {}
             self.pings.clear();
             *self.shared.identity() = None;
             self.shared.connected.store(false, Ordering::Relaxed);
             self.shared.table().disconnected();
-            listen(Event::Down(error.to_string()));
+            ear.hear(Event::Down(error.to_string()));
             if !shutdown.pause(backoff(attempt)).await {
                 return;
             }
@@ -175,12 +204,7 @@ impl Connector {
     }
 
     /// Lives through one connection; ends without an error only when the ending was asked for.
-    async fn connection(
-        &mut self,
-        listen: &mut impl FnMut(Event),
-        shutdown: &Shutdown,
-        attempt: &mut u32,
-    ) -> io::Result<()> {
+    async fn connection(&mut self, ear: &mut impl Ear, shutdown: &Shutdown, attempt: &mut u32) -> io::Result<()> {
         let mut wire = tokio::select! {
             biased;
             () = shutdown.requested() => return Ok(()),
@@ -189,25 +213,29 @@ impl Connector {
         *attempt = 0;
         (*self.shared.identity()).clone_from(&wire.identity);
         self.shared.connected.store(true, Ordering::Relaxed);
-        listen(Event::Up);
+        ear.hear(Event::Up);
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         loop {
             self.send_changes(&mut wire).await?;
+            let is_left = ear.work();
             tokio::select! {
                 biased;
                 () = shutdown.requested() => return Ok(()),
                 Some(reached) = self.requests.recv() => self.ping(&mut wire, Some(reached)).await?,
-                filled = wire.fill() => {
+                filled = wire.fill(), if !ear.is_full() => {
                     filled?;
                     heard = Instant::now();
-                    self.hear(&mut wire, listen)?;
+                    self.hear(&mut wire, ear)?;
                 }
                 () = self.shared.changed.notified() => {}
                 () = self.shared.renewed.notified() => return Err(io::Error::other("another server is the primary now")),
                 _ = heartbeat.tick() => {
-                    if heard.elapsed() > SILENCE {
+                    if ear.is_full() {
+                        // It is not the server who is silent.
+                        heard = Instant::now();
+                    } else if heard.elapsed() > SILENCE {
                         return Err(io::Error::new(io::ErrorKind::TimedOut, format!("silent for {SILENCE:?}")));
                     }
                     self.ping(&mut wire, None).await?;
@@ -215,6 +243,8 @@ impl Connector {
                         wire.send(&["INFO", "replication"]).await?;
                     }
                 }
+                // Only who yields is told what has come in.
+                () = yield_now(), if is_left => {}
             }
         }
     }
@@ -240,14 +270,14 @@ impl Connector {
         wire.send(&["PING"]).await
     }
 
-    fn hear(&mut self, wire: &mut Wire, listen: &mut impl FnMut(Event)) -> io::Result<()> {
+    fn hear(&mut self, wire: &mut Wire, ear: &mut impl Ear) -> io::Result<()> {
         while let Some(said) = wire.said()? {
             match said {
-                Said::Message { channel, payload } => listen(Event::Message { channel, payload }),
+                Said::Message { channel, payload } => ear.hear(Event::Message { channel, payload }),
                 Said::Confirmed { channel } => {
                     let name = String::from_utf8_lossy(&channel);
                     if self.shared.table().confirmed(&name) {
-                        listen(Event::Resumed(channel));
+                        ear.hear(Event::Resumed(channel));
                     }
                 }
                 Said::Pong => {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fanout_core::admin::Health;
-use fanout_core::link::{Event, Link};
+use fanout_core::link::{Ear, Event, Link};
 use fanout_core::names::Partitions;
 use fanout_core::{Redis, Shutdown, Topic, Topics, control};
 
@@ -73,14 +73,8 @@ impl Listener {
     }
 
     /// Hears what the link tells.
-    pub(crate) fn ear(self: Arc<Self>, shared: &Arc<Shared>, shutdown: &Shutdown) -> impl FnMut(Event) + use<> {
-        let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
-        move |event| match event {
-            Event::Message { channel, payload } if self.orders.iter().any(|name| name.as_bytes() == channel) => {
-                order::hear(&shared, &payload, &shutdown);
-            }
-            event => self.hear(event),
-        }
+    pub(crate) fn ear(self: Arc<Self>, shared: &Arc<Shared>, shutdown: &Shutdown) -> impl Ear + use<> {
+        Hearing { listener: self, shared: Arc::clone(shared), shutdown: shutdown.clone() }
     }
 
     fn hear(&self, event: Event) {
@@ -122,6 +116,34 @@ impl Listener {
                 self.health.up("link");
             }
         }
+    }
+}
+
+/// A listener at its link.
+struct Hearing {
+    listener: Arc<Listener>,
+    shared: Arc<Shared>,
+    shutdown: Shutdown,
+}
+
+impl Ear for Hearing {
+    fn hear(&mut self, event: Event) {
+        match event {
+            Event::Message { channel, payload }
+                if self.listener.orders.iter().any(|name| name.as_bytes() == channel) =>
+            {
+                order::hear(&self.shared, &payload, &self.shutdown);
+            }
+            event => self.listener.hear(event),
+        }
+    }
+
+    fn work(&mut self) -> bool {
+        self.listener.hub.work()
+    }
+
+    fn is_full(&self) -> bool {
+        self.listener.hub.is_full()
     }
 }
 

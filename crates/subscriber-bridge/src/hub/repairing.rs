@@ -66,7 +66,11 @@ impl Hub {
 
     /// What the audience of `feed` lacks, now that it stands at `position`.
     pub(crate) fn missing(&self, feed: &Feed, position: &FeedPosition) -> Vec<Since> {
-        self.shard(feed).get(feed).map(|audience| audience.missing(position, &self.topics)).unwrap_or_default()
+        let mut shard = self.shard(feed);
+        let Some(audience) = shard.get_mut(feed) else { return Vec::new() };
+        // What waits has arrived.
+        self.finish(feed, audience);
+        audience.missing(position, &self.topics)
     }
 
     /// Ends a round of the repair of `feed`: releases what was held and what was `found` in the histories, and marks
