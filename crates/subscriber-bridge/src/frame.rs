@@ -1,6 +1,6 @@
 //! The frames of RFC 6455: writing those of a server (unmasked, never fragmented), and the [`Reader`] of a client's.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use crate::codes::Disconnect;
 
@@ -15,6 +15,8 @@ const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
 
+/// The longest header of a server's frame: two bytes and a length of eight.
+const MAX_HEADER: usize = 10;
 /// Most bytes in a control frame.
 const MAX_CONTROL: usize = 125;
 /// What RFC 6455 calls an unexpected condition, for codes that a close frame cannot carry.
@@ -62,22 +64,58 @@ fn control(first: u8, payload: &[u8]) -> Bytes {
     encode(first, &payload[..payload.len().min(MAX_CONTROL)])
 }
 
+/// A text frame around what `write` appends to a vector; nothing when that is nothing.
+pub(crate) fn text_of(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    around(TEXT, write)
+}
+
+/// A binary frame around what `write` appends to a vector; nothing when that is nothing.
+pub(crate) fn binary_of(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    around(BINARY, write)
+}
+
+/// The header is written when the length is known, into the room that was left before the payload, which so is neither
+/// measured first nor copied.
+fn around(first: u8, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut frame = vec![0; MAX_HEADER];
+    write(&mut frame);
+    let length = frame.len() - MAX_HEADER;
+    if length == 0 {
+        return Bytes::new();
+    }
+    let (header, size) = header(first, length);
+    let begin = MAX_HEADER - size;
+    frame[begin..MAX_HEADER].copy_from_slice(&header[..size]);
+    let mut frame = Bytes::from(frame);
+    frame.advance(begin);
+    frame
+}
+
 fn encode(first: u8, payload: &[u8]) -> Bytes {
-    let mut frame = Vec::with_capacity(payload.len() + 10);
-    frame.push(first);
-    match payload.len() {
-        0..=125 => frame.push(payload.len() as u8),
+    let (header, size) = header(first, payload.len());
+    [&header[..size], payload].concat().into()
+}
+
+/// The header of a frame with a payload of `length` bytes, and how many bytes of it count.
+fn header(first: u8, length: usize) -> ([u8; MAX_HEADER], usize) {
+    let mut header = [first, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let size = match length {
+        0..=125 => {
+            header[1] = length as u8;
+            2
+        }
         126..=0xffff => {
-            frame.push(126);
-            frame.extend_from_slice(&(payload.len() as u16).to_be_bytes());
+            header[1] = 126;
+            header[2..4].copy_from_slice(&(length as u16).to_be_bytes());
+            4
         }
         long => {
-            frame.push(127);
-            frame.extend_from_slice(&(long as u64).to_be_bytes());
+            header[1] = 127;
+            header[2..].copy_from_slice(&(long as u64).to_be_bytes());
+            MAX_HEADER
         }
-    }
-    frame.extend_from_slice(payload);
-    frame.into()
+    };
+    (header, size)
 }
 
 #[cfg(test)]
@@ -90,6 +128,12 @@ mod tests {
         assert_eq!(binary(&[b'x'; 126])[..4], [0x82, 126, 0, 126]);
         assert_eq!(text(&[b'x'; 65_535])[..4], [0x81, 126, 0xff, 0xff]);
         assert_eq!(text(&[b'x'; 65_536])[..10], [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+        for length in [1, 125, 126, 65_535, 65_536] {
+            let payload = vec![b'x'; length];
+            assert_eq!(text_of(|out| out.extend_from_slice(&payload)), text(&payload));
+            assert_eq!(binary_of(|out| out.extend_from_slice(&payload)), binary(&payload));
+        }
+        assert!(text_of(|_| {}).is_empty());
     }
 
     #[test]

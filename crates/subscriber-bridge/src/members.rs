@@ -20,6 +20,7 @@ pub(crate) struct Member {
 pub(crate) struct Members {
     list: Vec<Member>,
     /// Where each stands, once they are more than a few.
+    #[expect(clippy::box_collection, reason = "most channels have none, and there are several for each connection")]
     places: Option<Box<HashMap<ConnectionId, usize>>>,
     /// The members before this one have been visited by the fan-out that is under way.
     visited: usize,

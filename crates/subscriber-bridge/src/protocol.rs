@@ -5,11 +5,13 @@
 
 pub mod message;
 mod raw;
+mod splice;
 
 use bytes::{Buf, Bytes};
 use fanout_core::envelope::{Description, Envelope, Position};
 use fanout_core::{Data, begins_object};
 use prost::Message;
+use serde::Serialize;
 
 use self::message::{Begun, ClientInfo, Ended, Error, Presence, Publication, SubscribeResult};
 pub use self::message::{Command, Push, Reply};
@@ -30,19 +32,38 @@ impl Encoding {
         Commands { encoding: self, rest: Some(message) }
     }
 
-    /// One reply, without a frame. Nothing where it holds data that is not JSON, which was checked where it entered.
-    pub(crate) fn reply(self, reply: &Reply) -> Vec<u8> {
-        match self {
-            Self::Json => serde_json::to_vec(reply).unwrap_or_default(),
-            Self::Protobuf => reply.encode_length_delimited_to_vec(),
+    /// Appends one reply, without a frame. Nothing where it holds data that is not JSON, which was checked where it entered.
+    pub(crate) fn reply(self, reply: &Reply, out: &mut Vec<u8>) {
+        match (self, &reply.push) {
+            (Self::Json, Some(push)) if push.publication.is_some() => {
+                out.reserve(splice::estimate(push));
+                out.extend_from_slice(b"{\"push\":");
+                splice::write(push, out);
+                out.push(b'}');
+            }
+            _ => self.encode(reply, out),
         }
     }
 
-    /// One push as one-way transports send it, without a reply around it.
-    pub(crate) fn push(self, push: &Push) -> Vec<u8> {
+    /// Appends one push as one-way transports send it, without a reply around it.
+    pub(crate) fn push(self, push: &Push, out: &mut Vec<u8>) {
         match self {
-            Self::Json => serde_json::to_vec(push).unwrap_or_default(),
-            Self::Protobuf => push.encode_length_delimited_to_vec(),
+            Self::Json if push.publication.is_some() => {
+                out.reserve(splice::estimate(push));
+                splice::write(push, out);
+            }
+            _ => self.encode(push, out),
+        }
+    }
+
+    fn encode(self, message: &(impl Message + Serialize), out: &mut Vec<u8>) {
+        let begin = out.len();
+        let written = match self {
+            Self::Json => serde_json::to_writer(&mut *out, message).is_ok(),
+            Self::Protobuf => message.encode_length_delimited(out).is_ok(),
+        };
+        if !written {
+            out.truncate(begin);
         }
     }
 
@@ -155,8 +176,14 @@ mod tests {
     use super::message::{Empty, PresenceStatsResult};
     use super::*;
 
+    fn encoded(encoding: Encoding, reply: &Reply) -> Vec<u8> {
+        let mut out = Vec::new();
+        encoding.reply(reply, &mut out);
+        out
+    }
+
     fn json(reply: &Reply) -> String {
-        String::from_utf8(Encoding::Json.reply(reply)).expect("UTF-8")
+        String::from_utf8(encoded(Encoding::Json, reply)).expect("UTF-8")
     }
 
     #[test]
@@ -173,7 +200,7 @@ mod tests {
         let failed = failure(2, crate::codes::UNKNOWN_CHANNEL);
         assert_eq!(json(&failed), r#"{"id":2,"error":{"code":102,"message":"unknown channel"}}"#);
         assert_eq!(json(&Reply::default()).as_bytes(), Encoding::Json.ping());
-        assert_eq!(Encoding::Protobuf.reply(&Reply::default()), Encoding::Protobuf.ping());
+        assert_eq!(encoded(Encoding::Protobuf, &Reply::default()), Encoding::Protobuf.ping());
     }
 
     #[test]
@@ -188,7 +215,9 @@ mod tests {
             r#"{"push":{"channel":"orders:#42","pub":{"data":{"n":9007199254740993,"b":1.50},"offset":7,"tags":{"id":"u-1","op":"update"}}}}"#
         );
         let raw = published("orders", super::publication(Bytes::from_static(b"1"), None, None));
-        assert_eq!(Encoding::Json.push(&raw), br#"{"channel":"orders","pub":{"data":1}}"#);
+        let mut out = Vec::new();
+        Encoding::Json.push(&raw, &mut out);
+        assert_eq!(out, br#"{"channel":"orders","pub":{"data":1}}"#);
     }
 
     #[test]

@@ -38,7 +38,8 @@ impl Repair {
     /// Holds a publication that arrived; without room for it, the history has to give it later.
     pub(crate) fn hold(&mut self, sequence: u64, payload: &Bytes) {
         if self.held.len() < MAX_HELD && self.room.more(payload.len()) {
-            self.held.insert(sequence, payload.clone());
+            // A copy: it would keep all that was read together with it.
+            self.held.insert(sequence, Bytes::copy_from_slice(payload));
         } else {
             self.again = true;
         }

@@ -46,9 +46,9 @@ impl Wire {
     /// A reply; on a one-way wire only what is a push can be said.
     pub(crate) fn reply(self, reply: &Reply) -> Bytes {
         match (self.one_way, &reply.push) {
-            (true, Some(push)) => self.frame(&self.encoding.push(push)),
+            (true, Some(push)) => self.frame(|out| self.encoding.push(push, out)),
             (true, None) => Bytes::new(),
-            (false, _) => self.frame(&self.encoding.reply(reply)),
+            (false, _) => self.frame(|out| self.encoding.reply(reply, out)),
         }
     }
 
@@ -59,7 +59,7 @@ impl Wire {
 
     /// What asks for a sign of life.
     pub(crate) fn ping(self) -> Bytes {
-        self.frame(self.encoding.ping())
+        self.frame(|out| out.extend_from_slice(self.encoding.ping()))
     }
 
     /// The last words. A WebSocket has a close frame for them; one-way clients are given the push beside it, as they may
@@ -74,16 +74,26 @@ impl Wire {
         }
     }
 
-    fn frame(self, encoded: &[u8]) -> Bytes {
+    /// What `write` appends, framed; nothing where it appends nothing.
+    fn frame(self, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
         match (self.framing, self.encoding) {
-            _ if encoded.is_empty() => Bytes::new(),
-            (Framing::WebSocket, Encoding::Json) => frame::text(encoded),
-            (Framing::WebSocket, Encoding::Protobuf) => frame::binary(encoded),
-            (Framing::Stream, Encoding::Json) => [encoded, b"\n"].concat().into(),
-            (Framing::Stream, Encoding::Protobuf) => Bytes::copy_from_slice(encoded),
-            (Framing::Events, _) => [b"data: ", encoded, b"\n\n"].concat().into(),
+            (Framing::WebSocket, Encoding::Json) => frame::text_of(write),
+            (Framing::WebSocket, Encoding::Protobuf) => frame::binary_of(write),
+            (Framing::Stream, Encoding::Json) => between(b"", write, b"\n"),
+            (Framing::Stream, Encoding::Protobuf) => between(b"", write, b""),
+            (Framing::Events, _) => between(b"data: ", write, b"\n\n"),
         }
     }
+}
+
+fn between(before: &[u8], write: impl FnOnce(&mut Vec<u8>), after: &[u8]) -> Bytes {
+    let mut out = before.to_vec();
+    write(&mut out);
+    if out.len() == before.len() {
+        return Bytes::new();
+    }
+    out.extend_from_slice(after);
+    out.into()
 }
 
 /// A push that goes to many, encoded for each wire when the first connection of that wire is given it.

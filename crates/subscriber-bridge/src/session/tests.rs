@@ -31,7 +31,11 @@ fn said(session: &mut Session, line: &str) -> Step {
 
 fn text(step: Step) -> String {
     match step {
-        Step::Reply(reply) => String::from_utf8(Encoding::Json.reply(&reply)).expect("UTF-8"),
+        Step::Reply(reply) => {
+            let mut out = Vec::new();
+            Encoding::Json.reply(&reply, &mut out);
+            String::from_utf8(out).expect("UTF-8")
+        }
         step => format!("{step:?}"),
     }
 }
