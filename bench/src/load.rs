@@ -1,0 +1,114 @@
+//! The load client: thousands of connections on one epoll loop, raw frames, several source addresses. It is a process of
+//! its own, driven by JSON lines on standard input, and says what it cost itself.
+
+mod connection;
+mod dialect;
+mod fleet;
+mod marker;
+mod publisher;
+mod tally;
+
+use std::io::BufRead;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+pub use self::dialect::Dialect;
+use self::fleet::Fleet;
+pub use self::publisher::{Pace, Publish, Via};
+pub use self::tally::{Counted, Tally};
+
+/// What a load process can be told to do. It answers each with one line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Command {
+    /// Open connections, and answer when all are ready.
+    Connect(Connect),
+    /// Count from here on.
+    Begin,
+    /// Publish, and answer when the last publication has arrived everywhere, or nothing arrives for five seconds.
+    Publish(Publish),
+    /// Connect and disconnect so many times, so many at once, each as the first connection of `connect` would.
+    Churn(Connect),
+    /// Close all connections.
+    Close,
+}
+
+/// Which connections to open.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Connect {
+    /// The server.
+    pub to: SocketAddr,
+    /// How it is spoken to.
+    pub dialect: Dialect,
+    /// How many connections.
+    pub count: usize,
+    /// So many of them are being opened at a time.
+    pub at_once: usize,
+    /// The channel that all of them subscribe to; without, each has that of its own user, `user-N`.
+    pub channel: Option<String>,
+    /// The secret that signs their tokens, where they sign in.
+    pub secret: Option<String>,
+    /// Every so many-th connection never reads; 0 for none.
+    #[serde(default)]
+    pub deaf_every: usize,
+}
+
+/// What a load process answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Answer {
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Seconds that the command took.
+    pub seconds: f64,
+    /// Publications that went out for the command.
+    pub published: u64,
+    /// What arrived since [`Command::Begin`].
+    pub counted: Counted,
+    /// Microseconds of CPU of the client's loop since [`Command::Begin`].
+    pub own_cpu: f64,
+}
+
+/// Does what standard input says until it ends.
+///
+/// # Errors
+/// The machine refuses what a loop needs.
+pub fn serve() -> Result<()> {
+    let tally = Arc::new(Tally::default());
+    let (orders, waiting) = channel();
+    let fleet = Fleet::new(Arc::clone(&tally), waiting)?;
+    let waker = fleet.waker();
+    let (answers, answered) = channel();
+    let looping = thread::Builder::new().name("loop".into()).spawn(move || fleet.run(&answers))?;
+    for line in std::io::stdin().lock().lines() {
+        let command: Command = serde_json::from_str(&line?).context("a command that is none")?;
+        let answer = match command {
+            Command::Publish(publish) => publisher::run(&publish, &tally),
+            command => {
+                orders.send(command)?;
+                waker.wake()?;
+                next(&answered)
+            }
+        };
+        println!("{}", serde_json::to_string(&answer)?);
+        if looping.is_finished() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn next(answered: &Receiver<Answer>) -> Answer {
+    answered.recv_timeout(Duration::from_secs(300)).unwrap_or_else(|_| Answer::failed("the loop has stopped"))
+}
+
+impl Answer {
+    fn failed(error: impl Into<String>) -> Self {
+        Self { error: Some(error.into()), seconds: 0.0, published: 0, counted: Counted::default(), own_cpu: 0.0 }
+    }
+}

@@ -1,0 +1,217 @@
+//! All connections of a load process, on one loop.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token, Waker};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::connection::{Became, Connection};
+use super::tally::Tally;
+use super::{Answer, Command, Connect};
+use crate::process;
+
+const WAKE: Token = Token(usize::MAX);
+/// Bytes read at once.
+const READ: usize = 64 * 1024;
+/// Connections that leave from one source address: fewer than there are ports.
+const PER_SOURCE: usize = 4_000;
+/// How long connections may take to become ready, all together.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// See the module.
+pub(super) struct Fleet {
+    poll: Poll,
+    waker: Arc<Waker>,
+    tally: Arc<Tally>,
+    orders: Receiver<Command>,
+    connections: Vec<Option<Connection>>,
+    opening: Option<Opening>,
+    cpu: Duration,
+    buffer: Vec<u8>,
+}
+
+/// Connections that are being opened.
+struct Opening {
+    connect: Connect,
+    tokens: Vec<String>,
+    /// Whether each is closed as soon as it is ready.
+    churns: bool,
+    /// Where the first of them stands.
+    first: usize,
+    begun: usize,
+    ready: usize,
+    gone: usize,
+    since: Instant,
+}
+
+impl Fleet {
+    pub(super) fn new(tally: Arc<Tally>, orders: Receiver<Command>) -> Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+        let (connections, opening, cpu) = (Vec::new(), None, Duration::ZERO);
+        Ok(Self { poll, waker, tally, orders, connections, opening, cpu, buffer: vec![0; READ] })
+    }
+
+    pub(super) fn waker(&self) -> Arc<Waker> {
+        Arc::clone(&self.waker)
+    }
+
+    /// Runs until nobody gives orders any more.
+    pub(super) fn run(mut self, answers: &Sender<Answer>) {
+        let mut events = Events::with_capacity(1_024);
+        loop {
+            if self.poll.poll(&mut events, Some(Duration::from_secs(1))).is_err() {
+                continue;
+            }
+            for event in &events {
+                if event.token() != WAKE {
+                    self.advance(event.token().0);
+                }
+            }
+            loop {
+                match self.orders.try_recv() {
+                    Ok(order) => {
+                        if let Some(answer) = self.obey(order) {
+                            let _ = answers.send(answer);
+                        }
+                    }
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+            if let Some(answer) = self.open() {
+                let _ = answers.send(answer);
+            }
+        }
+    }
+
+    fn answer(&self, since: Instant) -> Answer {
+        Answer {
+            error: None,
+            seconds: since.elapsed().as_secs_f64(),
+            published: 0,
+            counted: self.tally.counted(),
+            own_cpu: process::own_thread_cpu().saturating_sub(self.cpu).as_secs_f64() * 1e6,
+        }
+    }
+
+    /// Does what can be done at once; opening goes on in the loop.
+    fn obey(&mut self, order: Command) -> Option<Answer> {
+        let since = Instant::now();
+        match order {
+            Command::Connect(connect) => {
+                self.begin_opening(connect, false);
+                return None;
+            }
+            Command::Churn(connect) => {
+                self.begin_opening(connect, true);
+                return None;
+            }
+            Command::Begin => {
+                self.tally.begin();
+                self.connections.iter_mut().flatten().for_each(Connection::begin);
+                self.cpu = process::own_thread_cpu();
+            }
+            Command::Close => self.connections.clear(),
+            Command::Publish(_) => {}
+        }
+        Some(self.answer(since))
+    }
+
+    fn begin_opening(&mut self, connect: Connect, churns: bool) {
+        let first = self.connections.len();
+        let name =
+            |index: usize| griot_tests::token::token(connect.secret.as_deref().unwrap_or_default(), &user(index));
+        let tokens =
+            if connect.secret.is_some() { (first..first + connect.count).map(name).collect() } else { Vec::new() };
+        let since = Instant::now();
+        self.opening = Some(Opening { connect, tokens, churns, first, begun: 0, ready: 0, gone: 0, since });
+    }
+
+    /// Goes on opening; answers when all are ready, or will not be.
+    fn open(&mut self) -> Option<Answer> {
+        let mut opening = self.opening.take()?;
+        while opening.begun < opening.connect.count
+            && opening.begun - opening.ready - opening.gone < opening.connect.at_once
+        {
+            match self.connect(&opening) {
+                Ok(()) => opening.begun += 1,
+                Err(error) => return Some(Answer::failed(format!("connection {}: {error:#}", opening.begun))),
+            }
+        }
+        if opening.gone > 0 || opening.since.elapsed() > PATIENCE {
+            let Opening { ready, gone, connect: Connect { to, count, .. }, .. } = opening;
+            return Some(Answer::failed(format!(
+                "of {count} connections to {to} {ready} became ready, {gone} were ended"
+            )));
+        }
+        if opening.ready == opening.connect.count {
+            return Some(self.answer(opening.since));
+        }
+        self.opening = Some(opening);
+        None
+    }
+
+    fn connect(&mut self, opening: &Opening) -> Result<()> {
+        let (index, connect) = (self.connections.len(), &opening.connect);
+        let mut stream = open(connect.to, index).context("opening a socket")?;
+        self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+        let channel = connect.channel.clone().unwrap_or_else(|| user(index));
+        let request = connect.dialect.request(&connect.to.to_string(), &channel);
+        let token = opening.tokens.get(index - opening.first).map_or("", String::as_str);
+        let greeting = connect.dialect.greeting(token, connect.channel.as_deref());
+        let deaf = connect.deaf_every > 0 && index % connect.deaf_every == 0;
+        let subscribes = connect.channel.is_some();
+        let connection = Connection::new(stream, connect.dialect, index as u64, request, greeting, subscribes, deaf);
+        self.connections.push(Some(connection));
+        Ok(())
+    }
+
+    fn advance(&mut self, index: usize) {
+        let Some(Some(connection)) = self.connections.get_mut(index) else { return };
+        let was_ready = connection.ready;
+        let became = connection.advance(&mut self.buffer, &self.tally);
+        let opening = self.opening.as_mut();
+        match became {
+            Became::Same => {}
+            Became::Ready => {
+                if let Some(opening) = opening {
+                    opening.ready += 1;
+                    if opening.churns {
+                        self.connections[index] = None;
+                    }
+                }
+            }
+            Became::Gone => {
+                self.connections[index] = None;
+                self.tally.closed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                if let Some(opening) = opening.filter(|_| !was_ready) {
+                    opening.gone += 1;
+                }
+            }
+        }
+    }
+}
+
+/// The name of a user, and of the channel that is theirs where the server knows no users.
+pub(super) fn user(index: usize) -> String {
+    format!("user-{index}")
+}
+
+fn open(to: SocketAddr, index: usize) -> Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    let source = 2 + u8::try_from(index / PER_SOURCE % 200)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 1, source), 0)).into())?;
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(115) => return Err(error).context("connecting"),
+        _ => {}
+    }
+    Ok(TcpStream::from_std(socket.into()))
+}

@@ -1,0 +1,133 @@
+//! A load process and the server that it loads.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use griot_tests::process::Launch;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout};
+
+use super::Round;
+use crate::load::{Answer, Command, Connect, Pace, Publish};
+use crate::process;
+use crate::subjects::Running;
+
+/// Connections that are opened at a time.
+const AT_ONCE: usize = 256;
+/// Bytes of a publication's data.
+const BYTES: usize = 100;
+/// Broadcasts go here.
+pub(super) const BROADCAST: &str = "products";
+
+/// See the module.
+#[derive(Debug)]
+pub struct Driver {
+    _process: Child,
+    say: ChildStdin,
+    heard: Lines<BufReader<ChildStdout>>,
+}
+
+/// What one measured command did.
+#[derive(Debug)]
+pub(super) struct Measured {
+    pub(super) answer: Answer,
+    /// CPU that the server used meanwhile.
+    pub(super) cpu: Duration,
+}
+
+impl Measured {
+    /// Microseconds of the server's CPU for each of `count`.
+    pub(super) fn each(&self, count: u64) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / count as f64
+    }
+}
+
+impl Driver {
+    /// Starts a load process.
+    ///
+    /// # Errors
+    /// Its binary is missing.
+    pub fn start() -> Result<Self> {
+        let mut process = Launch::new("load").piped()?;
+        process::pin_others(process.id().context("the load process is gone")?)?;
+        let say = process.stdin.take().context("no standard input")?;
+        let heard = BufReader::new(process.stdout.take().context("no standard output")?).lines();
+        Ok(Self { _process: process, say, heard })
+    }
+
+    /// Does one command.
+    ///
+    /// # Errors
+    /// What the load process says.
+    pub async fn tell(&mut self, command: &Command) -> Result<Answer> {
+        self.say.write_all(format!("{}\n", serde_json::to_string(command)?).as_bytes()).await?;
+        let line = self.heard.next_line().await?.context("the load process has ended")?;
+        let answer: Answer = serde_json::from_str(&line)?;
+        match &answer.error {
+            Some(error) => bail!("{error}"),
+            None => Ok(answer),
+        }
+    }
+
+    /// What the server uses while one command is done, and what has arrived at the end of it.
+    pub(super) async fn measure(&mut self, server: &Running, command: &Command) -> Result<Measured> {
+        self.tell(&Command::Begin).await?;
+        let before = process::cpu(server.pid)?;
+        let answer = self.tell(command).await?;
+        Ok(Measured { cpu: process::cpu(server.pid)?.saturating_sub(before), answer })
+    }
+
+    /// The same for a command that publishes; whatever does not arrive once, in order and with the right client is an error.
+    pub(super) async fn deliver(&mut self, server: &Running, publish: Publish) -> Result<Measured> {
+        let expected = publish.deliveries;
+        let measured = self.measure(server, &Command::Publish(publish)).await?;
+        let (counted, published) = (&measured.answer.counted, measured.answer.published);
+        let wrong = counted.lost + counted.twice + counted.misdelivered + counted.closed;
+        ensure!(
+            wrong == 0 && counted.deliveries == published * expected,
+            "of {} deliveries {} arrived; lost {}, twice {}, misdelivered {}, connections ended {}",
+            published * expected,
+            counted.deliveries,
+            counted.lost,
+            counted.twice,
+            counted.misdelivered,
+            counted.closed
+        );
+        Ok(measured)
+    }
+}
+
+impl Round<'_> {
+    /// The connections of a row, to `server`; with a channel all have that, otherwise each has its own.
+    pub(super) fn connect(&self, server: &Running, count: usize, channel: Option<&str>) -> Connect {
+        Connect {
+            to: server.addr,
+            dialect: self.subject.dialect(),
+            count,
+            at_once: AT_ONCE,
+            channel: channel.map(str::to_owned),
+            secret: self.subject.secret(),
+            deaf_every: 0,
+        }
+    }
+
+    /// Publications to everybody in the broadcast.
+    pub(super) fn broadcast(&self, pace: Pace, seconds: f64, subscribers: usize) -> Publish {
+        let channel = Some(BROADCAST.to_owned());
+        Publish { channel, deliveries: subscribers as u64, ..self.personal(pace, seconds, 1) }
+    }
+
+    /// Publications to one user each.
+    pub(super) fn personal(&self, pace: Pace, seconds: f64, users: usize) -> Publish {
+        Publish {
+            via: self.subject.via(self.redis),
+            channel: None,
+            users: (0, users),
+            topic: "notifications".into(),
+            pace,
+            seconds,
+            deliveries: 1,
+            bytes: BYTES,
+        }
+    }
+}

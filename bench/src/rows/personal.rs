@@ -1,0 +1,52 @@
+//! A channel for each user.
+
+use anyhow::Result;
+
+use super::broadcast::WINDOW;
+use super::driver::BROADCAST;
+use super::{Driver, Figure, Round, cost};
+use crate::load::{Command, Pace};
+
+/// Publications per second for 15,000 users; in proportion for others.
+const RATE: f64 = 20_000.0 / 15_000.0;
+
+pub(super) async fn paced(round: Round<'_>) -> Result<Vec<Figure>> {
+    let server = round.subject.start(round.redis, "").await?;
+    let mut driver = Driver::start()?;
+    driver.tell(&Command::Connect(round.connect(&server, round.size, None))).await?;
+    let pace = Pace::PerSecond(RATE * round.size as f64);
+    driver.deliver(&server, round.personal(pace, 0.5, round.size)).await?;
+    let measured = driver.deliver(&server, round.personal(pace, round.seconds(), round.size)).await?;
+    let counted = measured.answer.counted;
+    Ok(vec![
+        cost("CPU per delivery", "µs", measured.each(counted.deliveries)),
+        cost("p50", "ms", counted.p50 / 1e3),
+        cost("p99", "ms", counted.p99 / 1e3),
+    ])
+}
+
+/// Users beside a broadcast to `round.size`.
+const USERS: usize = 1_000;
+
+pub(super) async fn beside_a_broadcast(round: Round<'_>) -> Result<Vec<Figure>> {
+    let server = round.subject.start(round.redis, "").await?;
+    let (mut crowd, mut users) = (Driver::start()?, Driver::start()?);
+    crowd.tell(&Command::Connect(round.connect(&server, round.size, Some(BROADCAST)))).await?;
+    users.tell(&Command::Connect(round.connect(&server, USERS, None))).await?;
+    let publish = || round.personal(Pace::PerSecond(1_000.0), round.seconds(), USERS);
+    users.deliver(&server, publish()).await?;
+    let alone = users.deliver(&server, publish()).await?.answer.counted;
+    let broadcast = round.broadcast(WINDOW, round.seconds() + 1.0, round.size);
+    let (crowded, beside) = tokio::join!(crowd.deliver(&server, broadcast), users.deliver(&server, publish()));
+    let (crowded, beside) = (crowded?, beside?.answer.counted);
+    Ok(vec![
+        cost("p99 alone", "ms", alone.p99 / 1e3),
+        cost("p99 beside the broadcast", "ms", beside.p99 / 1e3),
+        cost("p99 beside / alone", "", beside.p99 / alone.p99),
+        super::gain(
+            "broadcast deliveries per second",
+            "1/s",
+            crowded.answer.counted.deliveries as f64 / crowded.answer.seconds,
+        ),
+    ])
+}

@@ -1,0 +1,176 @@
+//! Whom the rows compare.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use griot_tests::bridge::{LoneBridge, SECRET};
+use griot_tests::process::{Launch, Worker};
+use griot_tests::servers::{Redis, free_addr};
+use griot_tests::supervisor::{Program, Signal, Supervised};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+use crate::load::{Dialect, Via};
+use crate::process;
+
+/// How long a server may take until it can be connected to.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Clients of all rows come from this machine, as many as one process may have.
+const SETTINGS: &str = "max_connections = 19500";
+
+/// One of those who are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// Griot's bridge.
+    Griot,
+    /// The same once more: what differs from the first is noise.
+    GriotAgain,
+    /// The floor server.
+    Floor,
+    /// The Node recipe: `ws` and `ioredis`.
+    Ws,
+    /// `socket.io` with its Redis adapter.
+    SocketIo,
+}
+
+impl Subject {
+    /// All there are.
+    pub const ALL: [Self; 5] = [Self::Griot, Self::GriotAgain, Self::Floor, Self::Ws, Self::SocketIo];
+
+    /// The name in results and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Griot => "griot",
+            Self::GriotAgain => "griot-again",
+            Self::Floor => "floor",
+            Self::Ws => "ws",
+            Self::SocketIo => "socket.io",
+        }
+    }
+
+    /// The subject of that name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn named(name: &str) -> Result<Self> {
+        let names = || Self::ALL.map(Self::name).join(", ");
+        Self::ALL
+            .into_iter()
+            .find(|subject| subject.name() == name)
+            .with_context(|| format!("no subject is called {name:?}; there are {}", names()))
+    }
+
+    /// Whether it is Griot.
+    #[must_use]
+    pub fn is_griot(self) -> bool {
+        matches!(self, Self::Griot | Self::GriotAgain)
+    }
+
+    /// How it is spoken to.
+    #[must_use]
+    pub fn dialect(self) -> Dialect {
+        match self {
+            Self::Griot | Self::GriotAgain => Dialect::Griot,
+            Self::Floor | Self::Ws => Dialect::Query,
+            Self::SocketIo => Dialect::SocketIo,
+        }
+    }
+
+    /// The secret that signs tokens, where there are any.
+    #[must_use]
+    pub fn secret(self) -> Option<String> {
+        self.is_griot().then(|| SECRET.to_owned())
+    }
+
+    /// How one publishes to it.
+    #[must_use]
+    pub fn via(self, redis: &Redis) -> Via {
+        if self.is_griot() { Via::Publisher(redis.url()) } else { Via::Wrapped(redis.addr()) }
+    }
+
+    /// Whether what it needs is installed; `just bench-setup` does that.
+    #[must_use]
+    pub fn is_installed(self) -> bool {
+        match self {
+            Self::Griot | Self::GriotAgain | Self::Floor => true,
+            Self::Ws | Self::SocketIo => baselines().join("node/node_modules").is_dir(),
+        }
+    }
+
+    /// Starts it on `redis` and pins it to its core; `settings` are more lines of `[subscriber_bridge]`.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn start(self, redis: &Redis, settings: &str) -> Result<Running> {
+        let running = match self {
+            Self::Griot | Self::GriotAgain => {
+                let bridge = LoneBridge::start(&redis.url(), &format!("{SETTINGS}\n{settings}")).await?;
+                Running { pid: bridge.process.pid(), addr: bridge.addr(), _process: Process::Bridge(Box::new(bridge)) }
+            }
+            Self::Floor => {
+                let addr = free_addr()?;
+                let launch = Launch::new("floor").arg("--listen").arg(addr.to_string());
+                let worker = launch.arg("--redis").arg(redis.addr().to_string()).start().await?;
+                Running { pid: worker.pid(), addr, _process: Process::Worker(Box::new(worker)) }
+            }
+            Self::Ws => node("ws.mjs", redis)?,
+            Self::SocketIo => node("socketio.mjs", redis)?,
+        };
+        reachable(running.addr).await.with_context(|| format!("{} does not come up", self.name()))?;
+        process::pin_server(running.pid)?;
+        Ok(running)
+    }
+}
+
+/// A subject that runs. It ends with this value.
+#[derive(Debug)]
+pub struct Running {
+    /// Its process.
+    pub pid: u32,
+    /// Where clients connect.
+    pub addr: SocketAddr,
+    _process: Process,
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "they are held until they are to end")]
+enum Process {
+    Bridge(Box<LoneBridge>),
+    Worker(Box<Worker>),
+    Other(Supervised),
+}
+
+fn baselines() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("baselines")
+}
+
+fn node(script: &str, redis: &Redis) -> Result<Running> {
+    let addr = free_addr()?;
+    let script = baselines().join("node").join(script);
+    let command = vec![
+        "node".to_owned(),
+        script.to_string_lossy().into_owned(),
+        "--port".into(),
+        addr.port().to_string(),
+        "--redis".into(),
+        redis.port().to_string(),
+    ];
+    let (ask, grace) = (Signal::Term, Duration::from_secs(5));
+    let process =
+        Supervised::start(&Program { name: "node".into(), command, env: Vec::new(), folder: None, ask, grace })?;
+    Ok(Running { pid: process.pid(), addr, _process: Process::Other(process) })
+}
+
+async fn reachable(addr: SocketAddr) -> Result<()> {
+    let since = Instant::now();
+    while TcpStream::connect(addr).await.is_err() {
+        if since.elapsed() > PATIENCE {
+            bail!("nobody listens at {addr} after {PATIENCE:?}");
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
