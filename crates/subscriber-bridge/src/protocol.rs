@@ -70,7 +70,11 @@ impl Encoding {
             Self::Protobuf => {
                 let position = Some(*position);
                 let push = published(channel, publication(data.bytes(), position, Some(description)));
-                if alone { self.push(&push, out) } else { self.reply(&Reply { push: Some(push), ..Reply::default() }, out) }
+                if alone {
+                    self.push(&push, out)
+                } else {
+                    self.reply(&Reply { push: Some(push), ..Reply::default() }, out)
+                }
             }
         }
     }

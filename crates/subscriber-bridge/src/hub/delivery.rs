@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fanout_core::{Channel, is_line};
 use fanout_core::envelope::{Envelope, Notice, Presence};
 use fanout_core::names::Feed;
+use fanout_core::{Channel, is_line};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Hub;
