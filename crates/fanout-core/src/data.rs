@@ -31,7 +31,7 @@ impl Data {
             return Err(DataError::TooLong(json.len()));
         }
         // Valid JSON has raw line breaks only between tokens, so that dropping them changes no value.
-        serde_json::from_slice::<IgnoredAny>(&json).map_err(|error| DataError::NotJson(error.to_string()))?;
+        check(&json)?;
         let breaks = |b: &u8| matches!(b, b'\n' | b'\r');
         let clean = json.iter().any(breaks);
         Ok(Self(if clean { json.iter().copied().filter(|b| !breaks(b)).collect() } else { json }))
@@ -69,6 +69,20 @@ impl<'de> Deserialize<'de> for Data {
     }
 }
 
+/// Whether `json` can stand in a frame as it is: one JSON value in UTF-8 without raw line breaks, which end a line or an
+/// event of some transports.
+pub fn is_line(json: &[u8]) -> bool {
+    !json.contains(&b'\n') && !json.contains(&b'\r') && check(json).is_ok()
+}
+
+/// serde looks into strings only when it reads them, so that UTF-8 is checked apart from it: a text frame of anything else
+/// ends the connection of everybody who is given it.
+fn check(json: &[u8]) -> Result<(), DataError> {
+    let text = std::str::from_utf8(json).map_err(|error| DataError::NotJson(error.to_string()))?;
+    serde_json::from_str::<IgnoredAny>(text).map_err(|error| DataError::NotJson(error.to_string()))?;
+    Ok(())
+}
+
 /// Whether `json` begins as an object. serde reads the fields of a struct from an array too, by their order, so that
 /// what must be an object has to be looked at first.
 pub fn begins_object(json: &[u8]) -> bool {
@@ -86,10 +100,21 @@ mod tests {
     }
 
     #[test]
+    fn what_would_tear_a_frame_is_no_line() {
+        for json in [&b"{}"[..], b" [1, 2] ", "\"ö\"".as_bytes()] {
+            assert!(is_line(json), "{json:?}");
+        }
+        for json in [&b""[..], b"{", b"{} {}", b"\"\xff\"", b"[1,\n2]", b"1\r"] {
+            assert!(!is_line(json), "{json:?}");
+        }
+    }
+
+    #[test]
     fn what_is_not_one_value_is_refused() {
         for text in ["", "{", "{} {}", "nul", "\u{1}", "{\"a\":\"x\ny\"}"] {
             assert!(matches!(Data::parse(text), Err(DataError::NotJson(_))), "{text:?}");
         }
+        assert!(matches!(Data::parse(&b"\"\xff\""[..]), Err(DataError::NotJson(_))), "not UTF-8");
         let long = format!("\"{}\"", "x".repeat(MAX_DATA_BYTES));
         assert_eq!(Data::parse(long), Err(DataError::TooLong(MAX_DATA_BYTES + 2)));
     }

@@ -21,7 +21,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::client::ClientInfo;
 use crate::data::Data;
@@ -63,7 +63,7 @@ pub struct Description<'a> {
     #[serde(borrow)]
     pub id: Cow<'a, str>,
     /// The conflation key.
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default, deserialize_with = "optional", skip_serializing_if = "Option::is_none")]
     pub key: Option<Cow<'a, str>>,
     /// The publisher's tags, shown to clients beside `id`.
     #[serde(borrow, default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -71,6 +71,13 @@ pub struct Description<'a> {
     /// The client that published it; none when a backend did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub info: Option<ClientInfo>,
+}
+
+/// serde borrows a text, but not one inside of something else.
+fn optional<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'a, str>>, D::Error> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    Ok(Option::<Text<'a>>::deserialize(deserializer)?.map(|Text(text)| text))
 }
 
 impl Description<'_> {

@@ -9,6 +9,7 @@ mod wire;
 
 use std::collections::VecDeque;
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -143,7 +144,8 @@ impl Link {
     }
 
     /// Returns once everything that Redis had published before the call has been told to the listener; `false` when the
-    /// connection was lost before that.
+    /// connection was lost before that. The listener may have left [work](Ear::work): whoever asks what became of it has
+    /// that done first.
     pub async fn barrier(&self) -> bool {
         let (reached, wait) = oneshot::channel();
         self.barriers.send(reached).await.is_ok() && wait.await.is_ok()
@@ -185,18 +187,25 @@ impl Connector {
     pub async fn run(mut self, mut ear: impl Ear, shutdown: Shutdown) {
         let mut attempt = 0;
         while !shutdown.is_requested() {
-            let error = match self.connection(&mut ear, &shutdown, &mut attempt).await {
-                Ok(()) => return,
-                Err(error) => error,
+            let wire = tokio::select! {
+                biased;
+                () = shutdown.requested() => return,
+                wire = working(&mut ear, Wire::open(&self.address)) => wire,
             };
-            // Nothing comes in meanwhile.
-            while ear.work() {}
+            let ended = match wire {
+                Ok(wire) => {
+                    attempt = 0;
+                    self.connection(wire, &mut ear, &shutdown).await
+                }
+                Err(error) => Err(error),
+            };
+            let Err(error) = ended else { return };
             self.pings.clear();
             *self.shared.identity() = None;
             self.shared.connected.store(false, Ordering::Relaxed);
             self.shared.table().disconnected();
             ear.hear(Event::Down(error.to_string()));
-            if !shutdown.pause(backoff(attempt)).await {
+            if !working(&mut ear, shutdown.pause(backoff(attempt))).await {
                 return;
             }
             attempt += 1;
@@ -204,13 +213,7 @@ impl Connector {
     }
 
     /// Lives through one connection; ends without an error only when the ending was asked for.
-    async fn connection(&mut self, ear: &mut impl Ear, shutdown: &Shutdown, attempt: &mut u32) -> io::Result<()> {
-        let mut wire = tokio::select! {
-            biased;
-            () = shutdown.requested() => return Ok(()),
-            wire = Wire::open(&self.address) => wire?,
-        };
-        *attempt = 0;
+    async fn connection(&mut self, mut wire: Wire, ear: &mut impl Ear, shutdown: &Shutdown) -> io::Result<()> {
         (*self.shared.identity()).clone_from(&wire.identity);
         self.shared.connected.store(true, Ordering::Relaxed);
         ear.hear(Event::Up);
@@ -223,6 +226,8 @@ impl Connector {
             tokio::select! {
                 biased;
                 () = shutdown.requested() => return Ok(()),
+                // Before the socket, which under load always has more.
+                () = self.shared.renewed.notified() => return Err(io::Error::other("another server is the primary now")),
                 Some(reached) = self.requests.recv() => self.ping(&mut wire, Some(reached)).await?,
                 filled = wire.fill(), if !ear.is_full() => {
                     filled?;
@@ -230,7 +235,6 @@ impl Connector {
                     self.hear(&mut wire, ear)?;
                 }
                 () = self.shared.changed.notified() => {}
-                () = self.shared.renewed.notified() => return Err(io::Error::other("another server is the primary now")),
                 _ = heartbeat.tick() => {
                     if ear.is_full() {
                         // It is not the server who is silent.
@@ -296,6 +300,19 @@ impl Connector {
             }
         }
         Ok(())
+    }
+}
+
+/// Waits while `ear` works: what was heard before goes out without a connection, too.
+async fn working<T>(ear: &mut impl Ear, wait: impl Future<Output = T>) -> T {
+    let mut wait = pin!(wait);
+    loop {
+        let is_left = ear.work();
+        tokio::select! {
+            biased;
+            done = &mut wait => return done,
+            () = yield_now(), if is_left => {}
+        }
     }
 }
 

@@ -9,13 +9,16 @@ mod splice;
 
 use bytes::{Buf, Bytes};
 use fanout_core::envelope::{Description, Envelope, Position};
-use fanout_core::{Data, begins_object};
+use fanout_core::{Data, begins_object, is_line};
 use prost::Message;
 use serde::Serialize;
 
 use self::message::{Begun, ClientInfo, Ended, Error, Presence, Publication, SubscribeResult};
 pub use self::message::{Command, Push, Reply};
 use crate::codes::{CommandError, Ending};
+
+/// How a reply begins that carries nothing but a push.
+const PUSH: &[u8] = b"{\"push\":";
 
 /// How commands and replies are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,11 +37,10 @@ impl Encoding {
 
     /// Appends one reply, without a frame. Nothing where it holds data that is not JSON, which was checked where it entered.
     pub(crate) fn reply(self, reply: &Reply, out: &mut Vec<u8>) {
-        match (self, &reply.push) {
-            (Self::Json, Some(push)) if push.publication.is_some() => {
-                out.reserve(splice::estimate(push));
-                out.extend_from_slice(b"{\"push\":");
-                splice::write(push, out);
+        match (self, reply.push.as_ref().and_then(splice::of)) {
+            (Self::Json, Some(published)) => {
+                out.extend_from_slice(PUSH);
+                published.write(out);
                 out.push(b'}');
             }
             _ => self.encode(reply, out),
@@ -47,12 +49,33 @@ impl Encoding {
 
     /// Appends one push as one-way transports send it, without a reply around it.
     pub(crate) fn push(self, push: &Push, out: &mut Vec<u8>) {
-        match self {
-            Self::Json if push.publication.is_some() => {
-                out.reserve(splice::estimate(push));
-                splice::write(push, out);
-            }
+        match (self, splice::of(push)) {
+            (Self::Json, Some(published)) => published.write(out),
             _ => self.encode(push, out),
+        }
+    }
+
+    /// Appends the push of what came out of Redis on `channel`, alone or in a reply. In JSON nothing is copied but into
+    /// `out`.
+    pub(crate) fn envelope(self, channel: &str, envelope: &Envelope<'_>, alone: bool, out: &mut Vec<u8>) {
+        let Envelope { position, description, data, .. } = envelope;
+        match self {
+            Self::Json => {
+                out.extend_from_slice(if alone { b"" } else { PUSH });
+                let (info, data) = (description.info.as_ref().map(info), data.as_bytes());
+                let (info, tags) = (info.as_ref(), splice::tags(description));
+                splice::Published { channel, data, info, offset: position.offset, tags }.write(out);
+                out.extend_from_slice(if alone { b"" } else { b"}" });
+            }
+            Self::Protobuf => {
+                let position = Some(*position);
+                let push = published(channel, publication(data.bytes(), position, Some(description)));
+                if alone {
+                    self.push(&push, out)
+                } else {
+                    self.reply(&Reply { push: Some(push), ..Reply::default() }, out)
+                }
+            }
         }
     }
 
@@ -131,8 +154,7 @@ pub(crate) fn publication(
 pub(crate) fn recovered(envelope: &Bytes) -> Option<Publication> {
     let parsed = Envelope::parse(envelope).ok()?;
     let data = envelope.slice_ref(parsed.data.as_bytes());
-    serde_json::from_slice::<serde::de::IgnoredAny>(&data).ok()?;
-    Some(publication(data, Some(parsed.position), Some(&parsed.description)))
+    is_line(&data).then(|| publication(data, Some(parsed.position), Some(&parsed.description)))
 }
 
 /// The push of a publication on `channel`.

@@ -5,6 +5,8 @@
 use std::sync::OnceLock;
 
 use bytes::Bytes;
+use fanout_core::Channel;
+use fanout_core::envelope::Envelope;
 
 use crate::codes::Disconnect;
 use crate::frame;
@@ -50,6 +52,11 @@ impl Wire {
             (true, None) => Bytes::new(),
             (false, _) => self.frame(|out| self.encoding.reply(reply, out)),
         }
+    }
+
+    /// The push of what came out of Redis on `channel`.
+    fn envelope(self, channel: &str, envelope: &Envelope<'_>) -> Bytes {
+        self.frame(|out| self.encoding.envelope(channel, envelope, self.one_way, out))
     }
 
     /// A push.
@@ -99,26 +106,56 @@ fn between(before: &[u8], write: impl FnOnce(&mut Vec<u8>), after: &[u8]) -> Byt
 /// A push that goes to many, encoded for each wire when the first connection of that wire is given it.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    reply: Reply,
+    source: Source,
     /// For the wire that asked first; most deployments have one.
     first: OnceLock<(Wire, Bytes)>,
     others: OnceLock<Box<[OnceLock<Bytes>; Wire::COUNT]>>,
 }
 
+/// What is encoded.
+#[derive(Debug)]
+enum Source {
+    Reply(Box<Reply>),
+    /// What came out of Redis on a channel. It is taken apart once more for each further wire.
+    Envelope(Channel, Bytes),
+}
+
+impl Source {
+    fn frame(&self, wire: Wire) -> Bytes {
+        match self {
+            Self::Reply(reply) => wire.reply(reply),
+            Self::Envelope(channel, payload) => {
+                let envelope = Envelope::parse(payload).ok();
+                envelope.map(|envelope| wire.envelope(channel.as_str(), &envelope)).unwrap_or_default()
+            }
+        }
+    }
+}
+
 impl Shared {
     pub(crate) fn new(push: Push) -> Self {
-        let reply = Reply { push: Some(push), ..Reply::default() };
-        Self { reply, first: OnceLock::new(), others: OnceLock::new() }
+        Self::of(Source::Reply(Box::new(Reply { push: Some(push), ..Reply::default() })), OnceLock::new())
+    }
+
+    /// The push of `envelope`, which is what `payload` says, on `channel`; of its data is known that it is JSON. It is
+    /// encoded for `wire` at once, as most often nobody has another one.
+    pub(crate) fn envelope(channel: &Channel, payload: Bytes, envelope: &Envelope<'_>, wire: Wire) -> Self {
+        let first = (wire, wire.envelope(channel.as_str(), envelope));
+        Self::of(Source::Envelope(channel.clone(), payload), first.into())
+    }
+
+    fn of(source: Source, first: OnceLock<(Wire, Bytes)>) -> Self {
+        Self { source, first, others: OnceLock::new() }
     }
 
     /// The bytes for connections of `wire`.
     pub(crate) fn frame(&self, wire: Wire) -> &Bytes {
-        let (first, frame) = self.first.get_or_init(|| (wire, wire.reply(&self.reply)));
+        let (first, frame) = self.first.get_or_init(|| (wire, self.source.frame(wire)));
         if *first == wire {
             return frame;
         }
         let others = self.others.get_or_init(|| Box::new([const { OnceLock::new() }; Wire::COUNT]));
-        others[wire.index()].get_or_init(|| wire.reply(&self.reply))
+        others[wire.index()].get_or_init(|| self.source.frame(wire))
     }
 }
 
@@ -155,6 +192,34 @@ mod tests {
         let binary = frame(Framing::WebSocket, Encoding::Protobuf, false);
         assert_eq!(binary.as_ref(), b"\x82\x0b\x0a\x22\x08\x12\x01a\x22\x03\x22\x011");
         assert_eq!(frame(Framing::Stream, Encoding::Protobuf, false), binary[2..]);
+    }
+
+    #[test]
+    fn what_came_out_of_redis_is_the_same_on_whichever_wire_is_asked_first() {
+        let channel = Channel::parse("orders:#42").expect("channel");
+        let info = r#","info":{"user":"42","client":"c","conn_info":{"name":"Ama"}}"#;
+        for more in ["", r#","key":"7","tags":{"op":"up\"date","at":"1"}"#, info] {
+            for offset in [0, 7] {
+                let payload =
+                    format!("G1 9 00c0ffee {offset}\n{{\"topic\":\"orders\",\"id\":\"u-1\"{more}}}\n{{\"n\":1.50}}");
+                let payload = Bytes::from(payload);
+                let envelope = Envelope::parse(&payload).expect("an envelope");
+                let publication = protocol::recovered(&payload).expect("JSON");
+                let whole = Shared::new(protocol::published("orders:#42", publication));
+                let wires = [Framing::WebSocket, Framing::Stream, Framing::Events].into_iter().flat_map(|framing| {
+                    [Encoding::Json, Encoding::Protobuf]
+                        .into_iter()
+                        .flat_map(move |encoding| [false, true].map(|one_way| wire(framing, encoding, one_way)))
+                });
+                let first = wires.clone();
+                for first in first {
+                    let shared = Shared::envelope(&channel, payload.clone(), &envelope, first);
+                    for wire in wires.clone() {
+                        assert_eq!(shared.frame(wire), whole.frame(wire), "{wire:?} after {first:?}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

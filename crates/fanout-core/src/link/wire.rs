@@ -104,7 +104,10 @@ impl Wire {
 
     /// Waits for bytes; cancel-safe. An error of kind `UnexpectedEof` is the server closing.
     pub(super) async fn fill(&mut self) -> io::Result<()> {
-        self.buffer.reserve(READ);
+        // What is held of the last read keeps its memory, and asking for more then means a new one: not for little.
+        if self.buffer.capacity() - self.buffer.len() < READ / 4 {
+            self.buffer.reserve(READ);
+        }
         match self.stream.read_buf(&mut self.buffer).await? {
             0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
             _ => Ok(()),
@@ -158,7 +161,7 @@ const MESSAGE: &[u8] = b">3\r\n$7\r\nmessage\r\n";
 
 /// Takes a publication out of `buffer` when a whole one stands at its beginning. Of what comes in, little else matters, and
 /// taking it as a frame like any other costs ten times as much. Its parts share the buffer, which is kept for as long as
-/// any of them: whoever holds one for long copies it.
+/// any of them: whoever holds one for long copies it. What is held for a moment keeps no more than what came meanwhile.
 fn message(buffer: &mut BytesMut) -> Option<Said> {
     let (channel, rest) = string(buffer.strip_prefix(MESSAGE)?)?;
     let (payload, rest) = string(rest)?;

@@ -4,11 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fanout_core::Channel;
 use fanout_core::envelope::{Envelope, Notice, Presence};
 use fanout_core::names::Feed;
+use fanout_core::{Channel, is_line};
 use parking_lot::{Mutex, MutexGuard};
-use serde::de::IgnoredAny;
 
 use super::Hub;
 use crate::audience::Audience;
@@ -138,8 +137,7 @@ impl Hub {
             return None;
         };
         let position = Some(envelope.position).filter(|position| position.offset > 0);
-        let data = payload.slice_ref(envelope.data.as_bytes());
-        if serde_json::from_slice::<IgnoredAny>(&data).is_err() {
+        if !is_line(envelope.data.as_bytes()) {
             // Somebody else wrote to Griot's keys. It can never be delivered, so that it is a gap for good.
             self.metrics.dropped.count("not JSON");
             let members = audience.members(&channel)?;
@@ -149,9 +147,13 @@ impl Hub {
         let conflates = |_: &&_| self.topics.of(&channel).is_some_and(|topic| topic.conflate);
         let key = description.key.as_ref().filter(conflates);
         let conflation = key.map(|key| format!("{channel} {key}").into());
-        let bytes = data.len();
-        let push = protocol::published(channel.as_str(), protocol::publication(data, position, Some(description)));
-        Some((channel, Held { push: Arc::new(Shared::new(push)), bytes, kind, position, conflation }))
+        let bytes = envelope.data.as_bytes().len();
+        let members = audience.members(&channel)?;
+        let wire = members.subscriptions().next().map(|first| first.outbox.wire())?;
+        // Waiting for many it would keep all that was read together with it.
+        let payload = if members.len() > FEW { Bytes::copy_from_slice(payload) } else { payload.clone() };
+        let push = Arc::new(Shared::envelope(&channel, payload, envelope, wire));
+        Some((channel, Held { push, bytes, kind, position, conflation }))
     }
 
     /// Offers a publication to few members at once, and to many when it is their turn; says whether some lack one before
