@@ -3,6 +3,7 @@
 mod ordered;
 mod perform;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -60,7 +61,7 @@ impl Connection {
         outbox: Outbox,
         manner: Manner,
         source: impl Into<Source>,
-    ) -> Self {
+    ) -> Box<Self> {
         let outbox = Arc::new(outbox);
         let limit = shared.config.max_message_bytes;
         let incoming = matches!(outbox.wire().framing, Framing::WebSocket)
@@ -68,21 +69,38 @@ impl Connection {
         let session = Session::new(Arc::clone(&shared.rules), uuid::Uuid::new_v4().to_string(), manner);
         shared.connections.name(id, session.secret(), &outbox);
         let (paced, timer) = (Instant::now(), Instant::now() + shared.config.patience());
-        Self { shared, id, session, outbox, incoming, timer, paced, lost: Vec::new(), tell_at: None, guest: None }
+        let connection =
+            Self { shared, id, session, outbox, incoming, timer, paced, lost: Vec::new(), tell_at: None, guest: None };
+        Box::new(connection)
     }
 
     /// Lives until either side ends it, beginning with what the client said before it had the connection.
-    pub(crate) async fn run(mut self, said: Said, shutdown: Shutdown) {
-        let outbox = Arc::clone(&self.outbox);
+    ///
+    /// A task keeps the size of the largest thing that it ever does, and most of the time a connection only waits: all
+    /// else is boxed while it is done.
+    pub(crate) async fn run(mut self: Box<Self>, said: Said, shutdown: Shutdown) {
         let begun = match said {
             Said::Nothing => Ok(()),
-            Said::Commands(commands) => outbox.beside(Box::pin(self.commands(commands))).await,
-            Said::Connect(request) => outbox.beside(Box::pin(self.connect(&request))).await,
+            said => Box::pin(self.begin(said)).await,
         };
         let disconnect = match begun {
             Ok(()) => self.serve(&shutdown).await,
             Err(disconnect) => disconnect,
         };
+        Box::pin(self.part(disconnect)).await;
+    }
+
+    async fn begin(&mut self, said: Said) -> Result<(), Disconnect> {
+        let outbox = Arc::clone(&self.outbox);
+        match said {
+            Said::Nothing => Ok(()),
+            Said::Commands(commands) => outbox.beside(Box::pin(self.commands(commands))).await,
+            Said::Connect(request) => outbox.beside(Box::pin(self.connect(&request))).await,
+        }
+    }
+
+    /// Leaves everything, and tells the client why.
+    async fn part(self: Box<Self>, disconnect: Disconnect) {
         let channels: Vec<Channel> = self.session.channels().map(|(channel, _)| channel.clone()).collect();
         self.shared.hub.leave(self.id, &channels);
         let user = self.session.user().map_or("", UserId::as_str);
@@ -93,46 +111,57 @@ impl Connection {
         self.outbox.close(disconnect);
         let members: Vec<Member> =
             self.session.channels().filter_map(|(channel, terms)| self.member(channel, terms)).collect();
-        let Self { shared, id, outbox, incoming, .. } = self;
-        let part = async {
+        let Self { shared, id, outbox, incoming, .. } = *self;
+        let last_words = async {
             outbox.finish(CLOSE_PATIENCE).await;
             if let Some(mut incoming) = incoming {
                 incoming.finish(CLOSE_PATIENCE).await;
             }
         };
-        tokio::join!(shared.attendance.leave(id, &members), part);
+        tokio::join!(shared.attendance.leave(id, &members), last_words);
     }
 
-    /// Branches by priority: the ending, the outbox (a closed one ends the connection), what is to be told, the timer, the
-    /// client.
+    /// Branches by priority: the ending, the outbox (a closed one ends the connection), what is due, the client.
     async fn serve(&mut self, shutdown: &Shutdown) -> Disconnect {
         let outbox = Arc::clone(&self.outbox);
+        let mut asleep = pin!(sleep_until(self.due()));
         loop {
-            tokio::select! {
+            // Few commands change what is due, and a timer that is set anew costs a lock.
+            if asleep.deadline() != self.due() {
+                asleep.as_mut().reset(self.due());
+            }
+            let done = tokio::select! {
                 biased;
                 () = shutdown.requested() => return codes::SHUTDOWN,
                 turn = outbox.drive() => match turn {
                     Turn::Closed(disconnect) => return disconnect,
-                    Turn::Lost(channels) => self.lose(channels),
-                    Turn::Order(order) => {
-                        if let Err(disconnect) = outbox.beside(Box::pin(self.obey(*order))).await {
-                            return disconnect;
-                        }
+                    Turn::Lost(channels) => {
+                        self.lose(channels);
+                        continue;
                     }
+                    Turn::Order(order) => outbox.beside(Box::pin(self.obey(*order))).await,
                 },
-                () = sleep_until(self.tell_at.unwrap_or(self.timer)), if self.tell_at.is_some() => self.tell(),
-                () = sleep_until(self.timer) => {
-                    if let Err(disconnect) = self.tick().await {
-                        return disconnect;
-                    }
-                }
-                received = next(&mut self.incoming) => {
-                    if let Err(disconnect) = outbox.beside(Box::pin(self.hear(received))).await {
-                        return disconnect;
-                    }
-                }
+                () = &mut asleep => Box::pin(self.wake()).await,
+                received = next(&mut self.incoming) => outbox.beside(Box::pin(self.hear(received))).await,
+            };
+            if let Err(disconnect) = done {
+                return disconnect;
             }
         }
+    }
+
+    /// When something is due next.
+    fn due(&self) -> Instant {
+        self.tell_at.map_or(self.timer, |tell_at| tell_at.min(self.timer))
+    }
+
+    /// Something is due.
+    async fn wake(&mut self) -> Result<(), Disconnect> {
+        if self.tell_at.is_some_and(|tell_at| tell_at <= Instant::now()) {
+            self.tell();
+            return Ok(());
+        }
+        self.tick().await
     }
 
     async fn hear(&mut self, received: Result<Option<Received>, Disconnect>) -> Result<(), Disconnect> {

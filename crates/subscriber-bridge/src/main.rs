@@ -9,6 +9,9 @@ use clap::{Parser, Subcommand};
 use fanout_core::{Shutdown, UserId, config, telemetry};
 use subscriber_bridge::{Bridge, Config};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Holds the browsers' sockets and fans Redis out to them.
 #[derive(Debug, Parser)]
 #[command(version)]
