@@ -13,7 +13,6 @@ use fanout_core::{Channel, Shutdown, UserId};
 use tokio::time::{Instant, sleep_until};
 
 use crate::Shared;
-use crate::admission::Guest;
 use crate::codes::{self, Disconnect};
 use crate::frame::{self, Received};
 use crate::hub::ConnectionId;
@@ -50,7 +49,6 @@ pub(crate) struct Connection {
     lost: Vec<Channel>,
     /// When it is told.
     tell_at: Option<Instant>,
-    guest: Option<Guest<UserId>>,
 }
 
 impl Connection {
@@ -67,10 +65,10 @@ impl Connection {
         let incoming = matches!(outbox.wire().framing, Framing::WebSocket)
             .then(|| Incoming::new(Arc::clone(&outbox), source, limit));
         let session = Session::new(Arc::clone(&shared.rules), uuid::Uuid::new_v4().to_string(), manner);
-        shared.connections.name(id, session.secret(), &outbox);
+        shared.connections.begin(session.secret(), &outbox);
         let (paced, timer) = (Instant::now(), Instant::now() + shared.config.patience());
         let connection =
-            Self { shared, id, session, outbox, incoming, timer, paced, lost: Vec::new(), tell_at: None, guest: None };
+            Self { shared, id, session, outbox, incoming, timer, paced, lost: Vec::new(), tell_at: None };
         Box::new(connection)
     }
 
@@ -103,9 +101,9 @@ impl Connection {
     async fn part(self: Box<Self>, disconnect: Disconnect) {
         let channels: Vec<Channel> = self.session.channels().map(|(channel, _)| channel.clone()).collect();
         self.shared.hub.leave(self.id, &channels);
-        let user = self.session.user().map_or("", UserId::as_str);
-        self.shared.connections.leave(self.id, user, self.session.secret());
+        self.shared.connections.leave(self.id, self.session.user(), self.session.secret());
         self.shared.metrics.disconnects.count(disconnect.label());
+        let user = self.session.user().map_or("", UserId::as_str);
         let (code, reason) = (disconnect.code, disconnect.reason.as_ref());
         tracing::debug!(connection = self.id.0, user, code, reason, "connection ended");
         self.outbox.close(disconnect);
@@ -329,4 +327,21 @@ async fn next(incoming: &mut Option<Incoming>) -> Result<Option<Received>, Disco
 
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What every idle connection holds.
+    #[test]
+    fn a_waiting_connection_is_small() {
+        let (task, connection) = (size_of_future(Connection::run), size_of::<Connection>());
+        assert!(task <= 1_000, "the task is {task} bytes");
+        assert!(connection <= 600, "a connection is {connection} bytes");
+    }
 }

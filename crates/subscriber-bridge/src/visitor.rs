@@ -100,8 +100,9 @@ impl Visitor {
         answer
     }
 
+    /// Boxes what takes the most room: every WebSocket's handshake comes through here.
     async fn route(&self, request: Request<Incoming>) -> Answer {
-        let Some(place) = Place::of(request.uri().path()) else { return self.page(request).await };
+        let Some(place) = Place::of(request.uri().path()) else { return Box::pin(self.page(request)).await };
         let Some(methods) = place.methods() else {
             let answer = match place {
                 Place::WebSocket(one_way) => self.websocket(&request, one_way),
@@ -118,8 +119,8 @@ impl Visitor {
             Place::Stream(transport) if preflight => transport.check(&self.visit.shared.config).map(|()| nothing()),
             Place::Emulation if preflight => emulation::check(&self.visit.shared.config).map(|()| nothing()),
             _ if preflight => Ok(nothing()),
-            Place::Stream(transport) => stream::open(self, transport, request).await,
-            Place::Emulation => emulation::take(&self.visit.shared, request).await.map(|()| nothing()),
+            Place::Stream(transport) => Box::pin(stream::open(self, transport, request)).await,
+            Place::Emulation => Box::pin(emulation::take(&self.visit.shared, request)).await.map(|()| nothing()),
             _ => Ok(init()),
         };
         let mut answer = answer.unwrap_or_else(|refusal| self.refuse(refusal));
