@@ -41,6 +41,8 @@ pub(crate) struct Connection {
     outbox: Arc<Outbox>,
     /// What the client sends over this connection, if it can.
     incoming: Option<Incoming>,
+    /// What the client said before it had the connection, until that is done.
+    said: Option<Said>,
     /// When the next ping goes out, or the pong to the last one is due, or the first command.
     timer: Instant,
     /// Up to when its commands have used their time; a second in advance is granted.
@@ -58,6 +60,7 @@ impl Connection {
         id: ConnectionId,
         outbox: Outbox,
         manner: Manner,
+        said: Option<Said>,
         source: impl Into<Source>,
     ) -> Box<Self> {
         let outbox = Arc::new(outbox);
@@ -67,19 +70,18 @@ impl Connection {
         let session = Session::new(Arc::clone(&shared.rules), uuid::Uuid::new_v4().to_string(), manner);
         shared.connections.begin(session.secret(), &outbox);
         let (paced, timer) = (Instant::now(), Instant::now() + shared.config.patience());
-        let connection =
-            Self { shared, id, session, outbox, incoming, timer, paced, lost: Vec::new(), tell_at: None };
-        Box::new(connection)
+        let lost = Vec::new();
+        Box::new(Self { shared, id, session, outbox, incoming, said, timer, paced, lost, tell_at: None })
     }
 
     /// Lives until either side ends it, beginning with what the client said before it had the connection.
     ///
     /// A task keeps the size of the largest thing that it ever does, and most of the time a connection only waits: all
     /// else is boxed while it is done.
-    pub(crate) async fn run(mut self: Box<Self>, said: Said, shutdown: Shutdown) {
-        let begun = match said {
-            Said::Nothing => Ok(()),
-            said => Box::pin(self.begin(said)).await,
+    pub(crate) async fn run(mut self: Box<Self>, shutdown: Shutdown) {
+        let begun = match self.said.take() {
+            None => Ok(()),
+            Some(said) => Box::pin(self.begin(said)).await,
         };
         let disconnect = match begun {
             Ok(()) => self.serve(&shutdown).await,
@@ -91,7 +93,6 @@ impl Connection {
     async fn begin(&mut self, said: Said) -> Result<(), Disconnect> {
         let outbox = Arc::clone(&self.outbox);
         match said {
-            Said::Nothing => Ok(()),
             Said::Commands(commands) => outbox.beside(Box::pin(self.commands(commands))).await,
             Said::Connect(request) => outbox.beside(Box::pin(self.connect(&request))).await,
         }
@@ -309,8 +310,6 @@ impl Connection {
 /// What a client said before it had its connection.
 #[derive(Debug)]
 pub(crate) enum Said {
-    /// Nothing yet.
-    Nothing,
     /// Commands.
     Commands(Bytes),
     /// All that a client can say that only hears.
@@ -333,7 +332,7 @@ fn unix_now() -> u64 {
 mod tests {
     use super::*;
 
-    fn size_of_future<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
+    fn size_of_future<A, B, F>(_: fn(A, B) -> F) -> usize {
         size_of::<F>()
     }
 

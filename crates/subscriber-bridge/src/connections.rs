@@ -43,7 +43,13 @@ impl Connections {
 
     /// Lets orders to `user` find the connection; `false` when the user has `limit` of them already. A limit of 0 is none,
     /// and the anonymous ones have none.
-    pub(crate) fn enter(&self, connection: ConnectionId, user: Option<&UserId>, limit: usize, outbox: &Arc<Outbox>) -> bool {
+    pub(crate) fn enter(
+        &self,
+        connection: ConnectionId,
+        user: Option<&UserId>,
+        limit: usize,
+        outbox: &Arc<Outbox>,
+    ) -> bool {
         let mut inner = self.inner();
         let connections = inner.users.entry(user.cloned()).or_default();
         if user.is_some() && limit > 0 && connections.len() >= limit {

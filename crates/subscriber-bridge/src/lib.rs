@@ -236,8 +236,9 @@ impl Bridge {
         shutdown.spawn(listener.watch(link, shutdown.clone()));
         shutdown.spawn(redis.watch(health, shutdown.clone()));
         readiness.tell("serving");
-        server::serve(self.browsers, shared, shutdown.clone()).await;
-        Ok(())
+        // On the threads that serve connections: from another one each would have to be handed over.
+        let accepting = shutdown.spawn(server::serve(self.browsers, shared, shutdown.clone()));
+        accepting.await.map_err(|error| ConfigError(format!("connections are accepted no more: {error}")))
     }
 }
 

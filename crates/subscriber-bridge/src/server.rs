@@ -246,10 +246,10 @@ impl Visit {
         let Opening { wire, manner, said } = opening;
         let outbox = Outbox::new(sink, wire, shared.config.max_outbox_bytes, shared.config.max_recovery_bytes);
         let counted = (guest, shared.metrics.open(wire));
-        let connection = Connection::new(shared, id, outbox, manner, source);
+        let connection = Connection::new(shared, id, outbox, manner, said, source);
         async move {
             let _counted = counted;
-            connection.run(said, shutdown).await;
+            connection.run(shutdown).await;
         }
     }
 }
@@ -271,5 +271,5 @@ pub(crate) struct Opening {
     /// How the client speaks.
     pub(crate) manner: Manner,
     /// What it has said already.
-    pub(crate) said: Said,
+    pub(crate) said: Option<Said>,
 }

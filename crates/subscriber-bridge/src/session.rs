@@ -137,7 +137,16 @@ impl Session {
     /// A session that has not signed in yet.
     pub fn new(rules: Arc<Rules>, client: String, manner: Manner) -> Self {
         let subscribes = Allowance::new(rules.max_channels, rules.max_subscribes_per_second);
-        Self { rules, client, manner, who: None, expires_at: None, channels: Channels::default(), pinged: false, subscribes }
+        Self {
+            rules,
+            client,
+            manner,
+            who: None,
+            expires_at: None,
+            channels: Channels::default(),
+            pinged: false,
+            subscribes,
+        }
     }
 
     /// The connection's id.

@@ -170,10 +170,9 @@ impl Visitor {
         if protobuf && !config.protobuf {
             return Err(NO_PROTOBUF);
         }
-        let said = match query(request.uri(), stream::SAID).filter(|_| one_way) {
-            Some(said) => Said::Connect(ConnectRequest::parse(said.as_bytes()).ok_or(stream::NO_REQUEST)?),
-            None => Said::Nothing,
-        };
+        let said = query(request.uri(), stream::SAID).filter(|_| one_way);
+        let said = said.map(|said| ConnectRequest::parse(said.as_bytes()).ok_or(stream::NO_REQUEST)).transpose()?;
+        let said = said.map(Said::Connect);
         self.visit.guest.enter(&self.visit.shared, headers)?;
         if let Some(chosen) = chosen {
             answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen));
