@@ -7,6 +7,10 @@ use clap::Parser;
 use fanout_core::{Shutdown, telemetry};
 use griot::{Config, Griot};
 
+/// As in the subscriber-bridge, which takes the most of it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Subscriber-bridge, publisher and, where a database is configured, invalidation-worker, on one port.
 #[derive(Debug, Parser)]
 #[command(version)]

@@ -1,4 +1,4 @@
-//! Who may come in: connections are counted per address and per user. Pure bookkeeping.
+//! Who may come in: connections are counted per address. Pure bookkeeping.
 
 use std::collections::HashMap;
 use std::hash::Hash;

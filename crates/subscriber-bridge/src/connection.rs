@@ -3,6 +3,7 @@
 mod ordered;
 mod perform;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +13,6 @@ use fanout_core::{Channel, Shutdown, UserId};
 use tokio::time::{Instant, sleep_until};
 
 use crate::Shared;
-use crate::admission::Guest;
 use crate::codes::{self, Disconnect};
 use crate::frame::{self, Received};
 use crate::hub::ConnectionId;
@@ -41,6 +41,8 @@ pub(crate) struct Connection {
     outbox: Arc<Outbox>,
     /// What the client sends over this connection, if it can.
     incoming: Option<Incoming>,
+    /// What the client said before it had the connection, until that is done.
+    said: Option<Said>,
     /// When the next ping goes out, or the pong to the last one is due, or the first command.
     timer: Instant,
     /// Up to when its commands have used their time; a second in advance is granted.
@@ -49,7 +51,6 @@ pub(crate) struct Connection {
     lost: Vec<Channel>,
     /// When it is told.
     tell_at: Option<Instant>,
-    guest: Option<Guest<UserId>>,
 }
 
 impl Connection {
@@ -59,80 +60,107 @@ impl Connection {
         id: ConnectionId,
         outbox: Outbox,
         manner: Manner,
+        said: Option<Said>,
         source: impl Into<Source>,
-    ) -> Self {
+    ) -> Box<Self> {
         let outbox = Arc::new(outbox);
         let limit = shared.config.max_message_bytes;
         let incoming = matches!(outbox.wire().framing, Framing::WebSocket)
             .then(|| Incoming::new(Arc::clone(&outbox), source, limit));
         let session = Session::new(Arc::clone(&shared.rules), uuid::Uuid::new_v4().to_string(), manner);
-        shared.connections.name(id, session.secret(), &outbox);
+        shared.connections.begin(session.secret(), &outbox);
         let (paced, timer) = (Instant::now(), Instant::now() + shared.config.patience());
-        Self { shared, id, session, outbox, incoming, timer, paced, lost: Vec::new(), tell_at: None, guest: None }
+        let lost = Vec::new();
+        Box::new(Self { shared, id, session, outbox, incoming, said, timer, paced, lost, tell_at: None })
     }
 
     /// Lives until either side ends it, beginning with what the client said before it had the connection.
-    pub(crate) async fn run(mut self, said: Said, shutdown: Shutdown) {
-        let outbox = Arc::clone(&self.outbox);
-        let begun = match said {
-            Said::Nothing => Ok(()),
-            Said::Commands(commands) => outbox.beside(Box::pin(self.commands(commands))).await,
-            Said::Connect(request) => outbox.beside(Box::pin(self.connect(&request))).await,
+    ///
+    /// A task keeps the size of the largest thing that it ever does, and most of the time a connection only waits: all
+    /// else is boxed while it is done.
+    pub(crate) async fn run(mut self: Box<Self>, shutdown: Shutdown) {
+        let begun = match self.said.take() {
+            None => Ok(()),
+            Some(said) => Box::pin(self.begin(said)).await,
         };
         let disconnect = match begun {
             Ok(()) => self.serve(&shutdown).await,
             Err(disconnect) => disconnect,
         };
+        Box::pin(self.part(disconnect)).await;
+    }
+
+    async fn begin(&mut self, said: Said) -> Result<(), Disconnect> {
+        let outbox = Arc::clone(&self.outbox);
+        match said {
+            Said::Commands(commands) => outbox.beside(Box::pin(self.commands(commands))).await,
+            Said::Connect(request) => outbox.beside(Box::pin(self.connect(&request))).await,
+        }
+    }
+
+    /// Leaves everything, and tells the client why.
+    async fn part(self: Box<Self>, disconnect: Disconnect) {
         let channels: Vec<Channel> = self.session.channels().map(|(channel, _)| channel.clone()).collect();
         self.shared.hub.leave(self.id, &channels);
-        let user = self.session.user().map_or("", UserId::as_str);
-        self.shared.connections.leave(self.id, user, self.session.secret());
+        self.shared.connections.leave(self.id, self.session.user(), self.session.secret());
         self.shared.metrics.disconnects.count(disconnect.label());
+        let user = self.session.user().map_or("", UserId::as_str);
         let (code, reason) = (disconnect.code, disconnect.reason.as_ref());
         tracing::debug!(connection = self.id.0, user, code, reason, "connection ended");
         self.outbox.close(disconnect);
         let members: Vec<Member> =
             self.session.channels().filter_map(|(channel, terms)| self.member(channel, terms)).collect();
-        let Self { shared, id, outbox, incoming, .. } = self;
-        let part = async {
+        let Self { shared, id, outbox, incoming, .. } = *self;
+        let last_words = async {
             outbox.finish(CLOSE_PATIENCE).await;
             if let Some(mut incoming) = incoming {
                 incoming.finish(CLOSE_PATIENCE).await;
             }
         };
-        tokio::join!(shared.attendance.leave(id, &members), part);
+        tokio::join!(shared.attendance.leave(id, &members), last_words);
     }
 
-    /// Branches by priority: the ending, the outbox (a closed one ends the connection), what is to be told, the timer, the
-    /// client.
+    /// Branches by priority: the ending, the outbox (a closed one ends the connection), what is due, the client.
     async fn serve(&mut self, shutdown: &Shutdown) -> Disconnect {
         let outbox = Arc::clone(&self.outbox);
+        let mut asleep = pin!(sleep_until(self.due()));
         loop {
-            tokio::select! {
+            // Few commands change what is due, and a timer that is set anew costs a lock.
+            if asleep.deadline() != self.due() {
+                asleep.as_mut().reset(self.due());
+            }
+            let done = tokio::select! {
                 biased;
                 () = shutdown.requested() => return codes::SHUTDOWN,
                 turn = outbox.drive() => match turn {
                     Turn::Closed(disconnect) => return disconnect,
-                    Turn::Lost(channels) => self.lose(channels),
-                    Turn::Order(order) => {
-                        if let Err(disconnect) = outbox.beside(Box::pin(self.obey(*order))).await {
-                            return disconnect;
-                        }
+                    Turn::Lost(channels) => {
+                        self.lose(channels);
+                        continue;
                     }
+                    Turn::Order(order) => outbox.beside(Box::pin(self.obey(*order))).await,
                 },
-                () = sleep_until(self.tell_at.unwrap_or(self.timer)), if self.tell_at.is_some() => self.tell(),
-                () = sleep_until(self.timer) => {
-                    if let Err(disconnect) = self.tick().await {
-                        return disconnect;
-                    }
-                }
-                received = next(&mut self.incoming) => {
-                    if let Err(disconnect) = outbox.beside(Box::pin(self.hear(received))).await {
-                        return disconnect;
-                    }
-                }
+                () = &mut asleep => Box::pin(self.wake()).await,
+                received = next(&mut self.incoming) => outbox.beside(Box::pin(self.hear(received))).await,
+            };
+            if let Err(disconnect) = done {
+                return disconnect;
             }
         }
+    }
+
+    /// When something is due next.
+    fn due(&self) -> Instant {
+        self.tell_at.map_or(self.timer, |tell_at| tell_at.min(self.timer))
+    }
+
+    /// Something is due.
+    async fn wake(&mut self) -> Result<(), Disconnect> {
+        if self.tell_at.is_some_and(|tell_at| tell_at <= Instant::now()) {
+            self.tell();
+            return Ok(());
+        }
+        self.tick().await
     }
 
     async fn hear(&mut self, received: Result<Option<Received>, Disconnect>) -> Result<(), Disconnect> {
@@ -282,8 +310,6 @@ impl Connection {
 /// What a client said before it had its connection.
 #[derive(Debug)]
 pub(crate) enum Said {
-    /// Nothing yet.
-    Nothing,
     /// Commands.
     Commands(Bytes),
     /// All that a client can say that only hears.
@@ -300,4 +326,21 @@ async fn next(incoming: &mut Option<Incoming>) -> Result<Option<Received>, Disco
 
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, F>(_: fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What every idle connection holds.
+    #[test]
+    fn a_waiting_connection_is_small() {
+        let (task, connection) = (size_of_future(Connection::run), size_of::<Connection>());
+        assert!(task <= 1_000, "the task is {task} bytes");
+        assert!(connection <= 600, "a connection is {connection} bytes");
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use fanout_core::UserId;
 
 use crate::codes;
 use crate::hub::ConnectionId;
@@ -18,11 +19,12 @@ pub(crate) struct Connections {
 
 #[derive(Default)]
 struct Inner {
-    outboxes: HashMap<ConnectionId, Arc<Outbox>>,
-    /// By the user's id; the anonymous ones have the empty one.
-    users: HashMap<Box<str>, Vec<ConnectionId>>,
+    /// How many there are, signed in or not.
+    open: u64,
+    /// The anonymous ones are nobody's.
+    users: HashMap<Option<UserId>, Vec<(ConnectionId, Arc<Outbox>)>>,
     /// By the secret session, of those that have one.
-    sessions: HashMap<Box<str>, ConnectionId>,
+    sessions: HashMap<Box<str>, Arc<Outbox>>,
 }
 
 impl Connections {
@@ -30,30 +32,49 @@ impl Connections {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets orders to `user` find the connection.
-    pub(crate) fn enter(&self, connection: ConnectionId, user: &str, outbox: &Arc<Outbox>) {
+    /// Counts a connection, and lets commands to `session`, if it has one, find it. It need not have signed in yet.
+    pub(crate) fn begin(&self, session: &str, outbox: &Arc<Outbox>) {
         let mut inner = self.inner();
-        inner.outboxes.insert(connection, Arc::clone(outbox));
-        inner.users.entry(user.into()).or_default().push(connection);
+        inner.open += 1;
+        if !session.is_empty() {
+            inner.sessions.insert(session.into(), Arc::clone(outbox));
+        }
     }
 
-    /// Lets commands to `session` find the connection, which need not have signed in yet.
-    pub(crate) fn name(&self, connection: ConnectionId, session: &str, outbox: &Arc<Outbox>) {
+    /// Lets orders to `user` find the connection; `false` when the user has `limit` of them already. A limit of 0 is none,
+    /// and the anonymous ones have none.
+    pub(crate) fn enter(
+        &self,
+        connection: ConnectionId,
+        user: Option<&UserId>,
+        limit: usize,
+        outbox: &Arc<Outbox>,
+    ) -> bool {
         let mut inner = self.inner();
-        inner.outboxes.insert(connection, Arc::clone(outbox));
-        inner.sessions.insert(session.into(), connection);
+        let connections = inner.users.entry(user.cloned()).or_default();
+        if user.is_some() && limit > 0 && connections.len() >= limit {
+            return false;
+        }
+        if connections.is_empty() {
+            // Most users have one connection.
+            connections.reserve_exact(1);
+        }
+        connections.push((connection, Arc::clone(outbox)));
+        true
     }
 
     /// The connection has ended.
-    pub(crate) fn leave(&self, connection: ConnectionId, user: &str, session: &str) {
+    pub(crate) fn leave(&self, connection: ConnectionId, user: Option<&UserId>, session: &str) {
         let mut inner = self.inner();
-        inner.outboxes.remove(&connection);
+        inner.open -= 1;
         inner.sessions.remove(session);
-        if let Some(connections) = inner.users.get_mut(user) {
-            connections.retain(|other| *other != connection);
-            if connections.is_empty() {
-                inner.users.remove(user);
-            }
+        let user = user.cloned();
+        let Some(connections) = inner.users.get_mut(&user) else { return };
+        if let Some(place) = connections.iter().position(|(other, _)| *other == connection) {
+            connections.swap_remove(place);
+        }
+        if connections.is_empty() {
+            inner.users.remove(&user);
         }
     }
 
@@ -61,22 +82,19 @@ impl Connections {
     /// is closed: no command may be lost that its client believes to be under way.
     pub(crate) fn to_session(&self, session: &str, commands: Bytes) -> bool {
         let inner = self.inner();
-        let Some(outbox) = inner.sessions.get(session).and_then(|connection| inner.outboxes.get(connection)) else {
-            return false;
-        };
+        let Some(outbox) = inner.sessions.get(session) else { return false };
         if !outbox.order(Order::Commands(commands)) {
             outbox.close(codes::CROWDED);
         }
         true
     }
 
-    /// Gives every connection of `user` the order that `make` makes.
+    /// Gives every connection of `user` the order that `make` makes; the anonymous ones have the empty name.
     pub(crate) fn to_user(&self, user: &str, make: impl Fn() -> Order) {
         let inner = self.inner();
-        for connection in inner.users.get(user).into_iter().flatten() {
-            if let Some(outbox) = inner.outboxes.get(connection)
-                && !outbox.order(make())
-            {
+        let user = if user.is_empty() { Some(None) } else { UserId::parse(user).ok().map(Some) };
+        for (connection, outbox) in user.and_then(|user| inner.users.get(&user)).into_iter().flatten() {
+            if !outbox.order(make()) {
                 tracing::warn!(connection = connection.0, "too much waits for a connection: an order is lost");
             }
         }
@@ -85,6 +103,6 @@ impl Connections {
     /// How many connections there are, and of how many users.
     pub(crate) fn size(&self) -> (u64, u64) {
         let inner = self.inner();
-        (inner.outboxes.len() as u64, inner.users.len() as u64)
+        (inner.open, inner.users.len() as u64)
     }
 }

@@ -51,7 +51,7 @@ use fanout_core::admin::{self, Health, Operators};
 use fanout_core::config::ConfigError;
 use fanout_core::link::Link;
 use fanout_core::nodes::{self, Node};
-use fanout_core::{Publisher, Redis, Shutdown, Topics, UserId, telemetry};
+use fanout_core::{Publisher, Redis, Shutdown, Topics, telemetry};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -81,7 +81,6 @@ pub(crate) struct Shared {
     pub(crate) room: Room,
     pub(crate) link: Link,
     pub(crate) addresses: Counts<IpAddr>,
-    pub(crate) users: Counts<UserId>,
     /// Spreads the verification of connection tokens.
     pub(crate) gate: Gate,
     /// Publishes what clients publish.
@@ -194,7 +193,7 @@ impl Bridge {
             max_subscribes_per_second: config.max_subscribes_per_second,
             ping_seconds: config.ping_seconds,
         };
-        let (addresses, users) = (Counts::default(), Counts::default());
+        let addresses = Counts::default();
         let rules = Arc::new(rules);
         let gate = Gate::new(config.max_verifications_per_second);
         let shared = Arc::new(Shared {
@@ -206,7 +205,6 @@ impl Bridge {
             room,
             link: link.clone(),
             addresses,
-            users,
             gate,
             publisher,
             backend,
@@ -238,8 +236,9 @@ impl Bridge {
         shutdown.spawn(listener.watch(link, shutdown.clone()));
         shutdown.spawn(redis.watch(health, shutdown.clone()));
         readiness.tell("serving");
-        server::serve(self.browsers, shared, shutdown.clone()).await;
-        Ok(())
+        // On the threads that serve connections: from another one each would have to be handed over.
+        let accepting = shutdown.spawn(server::serve(self.browsers, shared, shutdown.clone()));
+        accepting.await.map_err(|error| ConfigError(format!("connections are accepted no more: {error}")))
     }
 }
 

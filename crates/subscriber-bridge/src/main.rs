@@ -9,6 +9,11 @@ use clap::{Parser, Subcommand};
 use fanout_core::{Shutdown, UserId, config, telemetry};
 use subscriber_bridge::{Bridge, Config};
 
+/// glibc's own gives hardly anything back: of 65,000 connections, at most 15,000 at a time, 193 MB stayed when all were
+/// closed. With jemalloc it was 73 MB; with this one and its huge pages 72 MB, without them 45 MB (with smaller tasks).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Holds the browsers' sockets and fans Redis out to them.
 #[derive(Debug, Parser)]
 #[command(version)]

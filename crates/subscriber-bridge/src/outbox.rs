@@ -317,7 +317,8 @@ impl Outbox {
     async fn abandoned(&self) {
         match &self.sink {
             Sink::Socket(_) => pending().await,
-            Sink::Queue(taker) => taker.closed().await,
+            // Boxed, as below: most connections have a socket, and would hold the room for this.
+            Sink::Queue(taker) => Box::pin(taker.closed()).await,
         }
     }
 
@@ -350,7 +351,7 @@ impl Outbox {
             }
             Sink::Queue(taker) => {
                 let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-                taker.reserve().await.map_err(gone)?.send(self.queue().take(HANDED));
+                Box::pin(taker.reserve()).await.map_err(gone)?.send(self.queue().take(HANDED));
                 Ok(())
             }
         }

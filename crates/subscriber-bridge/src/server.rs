@@ -3,13 +3,14 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fanout_core::Shutdown;
 use fanout_core::http::{self, Partings};
 use futures::FutureExt;
-use futures::future::join_all;
+use futures::future::{join_all, select};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::HeaderMap;
 use hyper::server::conn::http1;
@@ -220,12 +221,13 @@ impl Visit {
     fn upgraded(&self, opening: Opening, stream: Stream, early: Bytes) {
         let (sink, source, writing) = tls::halves(stream, early);
         let connection = self.connection(opening, sink, source);
-        self.shutdown.spawn(async move {
-            tokio::select! {
-                () = connection => {}
-                () = writing => {}
-            }
-        });
+        match writing {
+            None => drop(self.shutdown.spawn(connection)),
+            Some(writing) => drop(self.shutdown.spawn(async move {
+                let connection = pin!(connection);
+                select(connection, writing).await;
+            })),
+        }
     }
 
     /// Starts the connection of a stream that `taker` takes, and tells `stages` when it has begun and when it is over.
@@ -243,9 +245,11 @@ impl Visit {
         let Self { id, guest, shared, shutdown } = self.clone();
         let Opening { wire, manner, said } = opening;
         let outbox = Outbox::new(sink, wire, shared.config.max_outbox_bytes, shared.config.max_recovery_bytes);
+        let counted = (guest, shared.metrics.open(wire));
+        let connection = Connection::new(shared, id, outbox, manner, said, source);
         async move {
-            let _counted = (guest, shared.metrics.open(wire));
-            Connection::new(shared, id, outbox, manner, source).run(said, shutdown).await;
+            let _counted = counted;
+            connection.run(shutdown).await;
         }
     }
 }
@@ -267,5 +271,5 @@ pub(crate) struct Opening {
     /// How the client speaks.
     pub(crate) manner: Manner,
     /// What it has said already.
-    pub(crate) said: Said,
+    pub(crate) said: Option<Said>,
 }

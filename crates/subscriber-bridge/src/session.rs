@@ -2,17 +2,18 @@
 //! out as [`Step`]s. It does no I/O and reads no clock.
 
 mod ask;
+mod channels;
 mod connect;
 mod subscribe;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use fanout_core::history::Ask;
 use fanout_core::{Channel, ClientInfo, Data, Topic, Topics, UserId};
 
+use self::channels::Channels;
 use crate::allowance::Allowance;
 use crate::codes::{self, CommandError, Disconnect};
 use crate::join::{Join, Terms};
@@ -126,7 +127,7 @@ pub struct Session {
     manner: Manner,
     who: Option<Who>,
     expires_at: Option<u64>,
-    channels: HashMap<Channel, Subscribed>,
+    channels: Channels,
     /// Whether a ping waits for its pong.
     pinged: bool,
     subscribes: Allowance,
@@ -136,8 +137,16 @@ impl Session {
     /// A session that has not signed in yet.
     pub fn new(rules: Arc<Rules>, client: String, manner: Manner) -> Self {
         let subscribes = Allowance::new(rules.max_channels, rules.max_subscribes_per_second);
-        let channels = HashMap::new();
-        Self { rules, client, manner, who: None, expires_at: None, channels, pinged: false, subscribes }
+        Self {
+            rules,
+            client,
+            manner,
+            who: None,
+            expires_at: None,
+            channels: Channels::default(),
+            pinged: false,
+            subscribes,
+        }
     }
 
     /// The connection's id.

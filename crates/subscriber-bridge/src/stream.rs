@@ -131,7 +131,7 @@ pub(crate) async fn open(
         return Err(NO_PROTOBUF);
     }
     visitor.visit.guest.enter(&visitor.visit.shared, request.headers())?;
-    let said = transport.said(request, config).await?;
+    let said = Some(transport.said(request, config).await?);
     let (sender, mut receiver) = mpsc::channel(1);
     if transport.framing == Framing::Events {
         // There is room: nobody else has the sender.

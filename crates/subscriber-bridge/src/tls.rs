@@ -162,17 +162,17 @@ impl Files {
     }
 }
 
-/// The halves of a browser's socket: where its outbox writes, where its connection reads, and what has to run beside the
-/// connection, which does not end by itself.
-pub(crate) fn halves(stream: Stream, early: Bytes) -> (Sink, Source, BoxFuture<'static, ()>) {
+/// The halves of a browser's socket: where its outbox writes, where its connection reads, and of one with TLS what has
+/// to run beside the connection, which does not end by itself.
+pub(crate) fn halves(stream: Stream, early: Bytes) -> (Sink, Source, Option<BoxFuture<'static, ()>>) {
     match stream {
-        Stream::Left(socket) => (Sink::Socket(socket), early.into(), pending().boxed()),
+        Stream::Left(socket) => (Sink::Socket(socket), early.into(), None),
         secured => {
             let (reading, writing) = tokio::io::split(secured);
             let (taker, pieces) = mpsc::channel(1);
             // A peer that is gone is noticed by the outbox, whose pieces nobody takes any more.
             let writing = write(writing, pieces).then(|_| pending());
-            (Sink::Queue(taker), Source::own(early, reading), writing.boxed())
+            (Sink::Queue(taker), Source::own(early, reading), Some(writing.boxed()))
         }
     }
 }

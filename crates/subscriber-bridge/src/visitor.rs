@@ -100,8 +100,9 @@ impl Visitor {
         answer
     }
 
+    /// Boxes what takes the most room: every WebSocket's handshake comes through here.
     async fn route(&self, request: Request<Incoming>) -> Answer {
-        let Some(place) = Place::of(request.uri().path()) else { return self.page(request).await };
+        let Some(place) = Place::of(request.uri().path()) else { return Box::pin(self.page(request)).await };
         let Some(methods) = place.methods() else {
             let answer = match place {
                 Place::WebSocket(one_way) => self.websocket(&request, one_way),
@@ -118,8 +119,8 @@ impl Visitor {
             Place::Stream(transport) if preflight => transport.check(&self.visit.shared.config).map(|()| nothing()),
             Place::Emulation if preflight => emulation::check(&self.visit.shared.config).map(|()| nothing()),
             _ if preflight => Ok(nothing()),
-            Place::Stream(transport) => stream::open(self, transport, request).await,
-            Place::Emulation => emulation::take(&self.visit.shared, request).await.map(|()| nothing()),
+            Place::Stream(transport) => Box::pin(stream::open(self, transport, request)).await,
+            Place::Emulation => Box::pin(emulation::take(&self.visit.shared, request)).await.map(|()| nothing()),
             _ => Ok(init()),
         };
         let mut answer = answer.unwrap_or_else(|refusal| self.refuse(refusal));
@@ -169,10 +170,9 @@ impl Visitor {
         if protobuf && !config.protobuf {
             return Err(NO_PROTOBUF);
         }
-        let said = match query(request.uri(), stream::SAID).filter(|_| one_way) {
-            Some(said) => Said::Connect(ConnectRequest::parse(said.as_bytes()).ok_or(stream::NO_REQUEST)?),
-            None => Said::Nothing,
-        };
+        let said = query(request.uri(), stream::SAID).filter(|_| one_way);
+        let said = said.map(|said| ConnectRequest::parse(said.as_bytes()).ok_or(stream::NO_REQUEST)).transpose()?;
+        let said = said.map(Said::Connect);
         self.visit.guest.enter(&self.visit.shared, headers)?;
         if let Some(chosen) = chosen {
             answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen));

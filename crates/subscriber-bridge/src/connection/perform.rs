@@ -22,10 +22,6 @@ impl Connection {
             Step::Nothing | Step::Learn(_) => {}
             Step::Answered => self.timer = self.after(self.shared.config.ping_seconds),
             Step::Reply(reply) => self.outbox.reply(&reply),
-            Step::Leave(channel, terms, reply) => {
-                self.leave(&channel, terms.as_ref()).await;
-                self.outbox.reply(&reply);
-            }
             Step::Disconnect(disconnect) => return Err(disconnect),
             Step::Join(join) => {
                 if join.cause == Cause::Connect {
@@ -33,6 +29,19 @@ impl Connection {
                 }
                 self.join(join).await;
             }
+            Step::Leave(channel, terms, reply) => {
+                Box::pin(self.leave(&channel, terms.as_ref())).await;
+                self.outbox.reply(&reply);
+            }
+            // Boxed, because every client signs in, and few do any of this.
+            step => Box::pin(self.look_up(step)).await,
+        }
+        Ok(())
+    }
+
+    /// What somebody else has to answer: Redis, or the application's backend.
+    async fn look_up(&self, step: Step) {
+        match step {
             Step::Publish { id, channel, data, info } => {
                 let published = in_time(self.publish(channel, data, info)).await;
                 self.answer(id, published.map(|()| Reply { publish: Some(Empty {}), ..Reply::default() }));
@@ -53,8 +62,8 @@ impl Connection {
                 let said = self.call(&method, data.as_ref()).await;
                 self.answer(id, said.map(|said| Reply { rpc: Some(said), ..Reply::default() }));
             }
+            _ => {}
         }
-        Ok(())
     }
 
     fn answer(&self, id: u32, result: Result<Reply, CommandError>) {
@@ -63,15 +72,10 @@ impl Connection {
     }
 
     /// Counts the connection among those of its user, and lets others find it.
-    fn enter(&mut self) -> Result<(), Disconnect> {
-        let user = self.session.user();
-        if let Some(user) = user.cloned() {
-            let limit = self.shared.config.max_connections_per_user;
-            self.guest = Some(self.shared.users.enter(user, limit).ok_or(codes::CONNECTION_LIMIT)?);
-        }
-        let name = self.session.user().map_or("", UserId::as_str);
-        self.shared.connections.enter(self.id, name, &self.outbox);
-        Ok(())
+    fn enter(&self) -> Result<(), Disconnect> {
+        let limit = self.shared.config.max_connections_per_user;
+        let entered = self.shared.connections.enter(self.id, self.session.user(), limit, &self.outbox);
+        if entered { Ok(()) } else { Err(codes::CONNECTION_LIMIT) }
     }
 
     /// Subscribes first, reads positions and what a recovering client missed then, replies, and only after that lets
@@ -102,7 +106,7 @@ impl Connection {
                 return self.outbox.reply(&reply);
             }
         };
-        self.shared.attendance.enter(self.id, &members).await;
+        Box::pin(self.shared.attendance.enter(self.id, &members)).await;
         let (last, mut room) = (rest.len(), Some(room));
         for (index, frame) in std::iter::once(self.outbox.wire().reply(&reply)).chain(rest).enumerate() {
             self.outbox.recover(frame, if index == last { room.take() } else { None });

@@ -51,7 +51,7 @@ impl Session {
     }
 
     fn permit(&self, topic: &Topic, who: Who, channel: &Channel) -> Result<(), Refusal> {
-        let subscribed = self.channels.contains_key(channel);
+        let subscribed = self.channels.get(channel).is_some();
         let own = channel.owner().is_none_or(|owner| self.user().is_some_and(|user| user.as_str() == owner));
         match own && (self.rules.insecure || topic.permits(who, self.user(), channel, subscribed)) {
             true => Ok(()),

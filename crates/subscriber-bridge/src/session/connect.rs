@@ -91,6 +91,7 @@ impl Session {
     /// The answer to connect: its channels stand as in `standings`.
     pub(super) fn connected(&mut self, join: Join, standings: &[Option<Standing>], now: u64) -> Reply {
         let mut subs: BTreeMap<String, SubscribeResult> = BTreeMap::new();
+        self.channels.expect(join.channels.len());
         for (joining, standing) in join.channels.into_iter().zip(standings) {
             let result = joining.result(standing.as_ref(), now);
             subs.insert(joining.channel.to_string(), result);

@@ -29,7 +29,7 @@ impl Session {
             SHARED_POLL => return Err(codes::FEATURE_OFF.into()),
             _ => return Err(codes::PERMISSION_DENIED.into()),
         }
-        if self.channels.contains_key(&channel) {
+        if self.channels.get(&channel).is_some() {
             return Err(codes::ALREADY_SUBSCRIBED.into());
         }
         if self.channels.len() >= self.rules.max_channels {
@@ -121,7 +121,7 @@ impl Session {
 
     pub(super) fn sub_refresh(&mut self, id: u32, request: &SubRefreshRequest, now: u64) -> Result<Step, Refusal> {
         let (channel, _) = self.channel(&request.channel)?;
-        if !self.channels.contains_key(&channel) {
+        if self.channels.get(&channel).is_none() {
             return Err(codes::PERMISSION_DENIED.into());
         }
         if request.token.is_empty() {
