@@ -106,3 +106,39 @@ impl Connections {
         (inner.open, inner.users.len() as u64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::outbox::Sink;
+    use crate::wire::Wire;
+
+    fn outbox() -> Arc<Outbox> {
+        Arc::new(Outbox::new(Sink::Queue(mpsc::channel(1).0), Wire::USUAL, 1_000, 1_000))
+    }
+
+    #[test]
+    fn a_user_has_as_many_connections_as_permitted_and_the_anonymous_ones_are_not_counted() {
+        let (connections, user) = (Connections::default(), UserId::parse("42").expect("user"));
+        let enter = |id, user| connections.enter(ConnectionId(id), user, 2, &outbox());
+        assert_eq!([1, 2, 3].map(|id| enter(id, Some(&user))), [true, true, false]);
+        assert!((4..9).all(|id| enter(id, None)));
+        connections.begin("", &outbox());
+        connections.leave(ConnectionId(1), Some(&user), "");
+        assert!(enter(3, Some(&user)));
+    }
+
+    #[test]
+    fn who_is_gone_leaves_nothing_behind() {
+        let (connections, user) = (Connections::default(), UserId::parse("42").expect("user"));
+        connections.begin("secret", &outbox());
+        assert!(connections.enter(ConnectionId(1), Some(&user), 0, &outbox()));
+        assert!(connections.to_session("secret", Bytes::new()) && !connections.to_session("", Bytes::new()));
+        assert_eq!(connections.size(), (1, 1));
+        connections.leave(ConnectionId(1), Some(&user), "secret");
+        let inner = connections.inner();
+        assert!(inner.open == 0 && inner.users.is_empty() && inner.sessions.is_empty());
+    }
+}
