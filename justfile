@@ -50,6 +50,24 @@ latency *ARGS:
 fresh COMMITS="10000": build
     cargo run --quiet --bin fresh -- "$@"
 
+# What a delivery and a connection cost, beside the floor server and what users would pick instead: `just bench [ROW…]`, `--help` lists all.
+bench *ARGS:
+    cargo build --release --package griot-bench --package subscriber-bridge --bins
+    target/release/bench "$@"
+
+# What `just bench` compares with beyond the floor: the Node recipe and socket.io, into bench/baselines/node.
+bench-setup:
+    npm --prefix bench/baselines/node ci --no-audit --no-fund
+
+# A flame graph of the bridge during one row, into target/bench: `just profile broadcast-paced`, sizes as in `just bench`.
+profile ROW *ARGS:
+    cargo build --release --package griot-bench --package subscriber-bridge --bins
+    target/release/bench --profile --rounds 1 --subjects griot "$@"
+
+# What so many users need, from what was measured: `just calculator --users 100000000 --explain`.
+calculator *ARGS:
+    cargo run --quiet --package griot-bench --bin calculator -- "$@"
+
 # RFC 6455: Autobahn's fuzzing client against our frames and handshake, where there is a `wstest` (Python 2.7).
 autobahn WSTEST="wstest": build
     cargo run --quiet --bin autobahn -- "$1"

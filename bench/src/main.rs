@@ -1,20 +1,60 @@
 //! `just bench ROW…`: measures rows, in rounds that alternate between the subjects.
 
 use std::fs;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Parser;
-use griot_bench::process;
+use clap::{Args, Parser, Subcommand};
+use griot_bench::floor::Floor;
 use griot_bench::results::{Machine, Measurement, Results};
 use griot_bench::rows::{Figure, Round, Row};
 use griot_bench::subjects::Subject;
+use griot_bench::{load, process, report};
 use griot_tests::servers::Redis;
 
 /// Measures what a delivery and a connection cost, beside the floor server and what users would pick instead.
 #[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    measuring: Measuring,
+}
+
+/// One binary does everything, so that there is one to build.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The floor server: the least that a server can do. Clients connect to `/?channel=NAME`, any number of channels.
+    Floor {
+        /// Where clients connect.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Where Redis is.
+        #[arg(long)]
+        redis: SocketAddr,
+    },
+    /// The load client, which measuring starts: it takes commands on standard input.
+    #[command(hide = true)]
+    Load,
+    /// Write the report of results that are there.
+    Report {
+        /// What was measured.
+        #[arg(default_value = "target/bench/results.json")]
+        results: PathBuf,
+        /// Where the report and its plots go.
+        #[arg(default_value = "target/bench")]
+        dir: PathBuf,
+        /// Print the README's block, and write nothing.
+        #[arg(long)]
+        readme: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Measuring {
     /// The rows; all of them when none is named.
     rows: Vec<String>,
     /// Rounds of each subject.
@@ -36,7 +76,14 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(&Arguments::parse()).await {
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        None => run(&arguments.measuring).await,
+        Some(Command::Floor { listen, redis }) => Floor::new(listen, redis).and_then(Floor::run),
+        Some(Command::Load) => load::serve(),
+        Some(Command::Report { results, dir, readme }) => write_report(&results, &dir, readme),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");
@@ -45,7 +92,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(arguments: &Arguments) -> Result<()> {
+async fn run(arguments: &Measuring) -> Result<()> {
     let rows: Vec<Row> = if arguments.rows.is_empty() {
         Row::ALL.to_vec()
     } else {
@@ -65,13 +112,26 @@ async fn run(arguments: &Arguments) -> Result<()> {
             results.machine = machine()?;
             results.replace(row.name(), measurements);
             results.write(&file)?;
+            report::write(&results, &arguments.out)?;
         }
     }
+    eprintln!("the report is {}", arguments.out.join("report.md").display());
+    Ok(())
+}
+
+fn write_report(results: &Path, dir: &Path, readme: bool) -> Result<()> {
+    let results = Results::read(results)?;
+    if readme {
+        print!("{}", report::readme_block(&results));
+        return Ok(());
+    }
+    report::write(&results, dir)?;
+    println!("{}", dir.join("report.md").display());
     Ok(())
 }
 
 /// All rounds of a row at one size. The order of the subjects changes from round to round.
-async fn measure(arguments: &Arguments, row: Row, size: usize, subjects: &[Subject]) -> Result<Vec<Measurement>> {
+async fn measure(arguments: &Measuring, row: Row, size: usize, subjects: &[Subject]) -> Result<Vec<Measurement>> {
     let mut measurements: Vec<Measurement> = Vec::new();
     for number in 0..arguments.rounds {
         for index in 0..subjects.len() {

@@ -100,17 +100,4 @@ impl Measurement {
         let of = |m: &Self| (m.row.clone(), m.size, m.subject.clone(), m.metric.clone());
         of(self) == of(other)
     }
-
-    /// The middle of the rounds.
-    #[must_use]
-    pub fn median(&self) -> f64 {
-        let mut rounds = self.rounds.clone();
-        rounds.sort_by(f64::total_cmp);
-        let middle = rounds.len() / 2;
-        match rounds.len() {
-            0 => f64::NAN,
-            length if length % 2 == 1 => rounds[middle],
-            _ => f64::midpoint(rounds[middle - 1], rounds[middle]),
-        }
-    }
 }

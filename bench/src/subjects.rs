@@ -88,7 +88,11 @@ impl Subject {
     /// How one publishes to it.
     #[must_use]
     pub fn via(self, redis: &Redis) -> Via {
-        if self.is_griot() { Via::Publisher(redis.url()) } else { Via::Wrapped(redis.addr()) }
+        match self {
+            Self::Griot | Self::GriotAgain => Via::Publisher(redis.url()),
+            Self::Floor | Self::Ws => Via::Wrapped(redis.addr()),
+            Self::SocketIo => Via::SocketIo(redis.addr()),
+        }
     }
 
     /// Whether what it needs is installed; `just bench-setup` does that.
@@ -112,7 +116,7 @@ impl Subject {
             }
             Self::Floor => {
                 let addr = free_addr()?;
-                let launch = Launch::new("floor").arg("--listen").arg(addr.to_string());
+                let launch = Launch::new("bench").arg("floor").arg("--listen").arg(addr.to_string());
                 let worker = launch.arg("--redis").arg(redis.addr().to_string()).start().await?;
                 Running { pid: worker.pid(), addr, _process: Process::Worker(Box::new(worker)) }
             }

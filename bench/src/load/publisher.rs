@@ -15,6 +15,7 @@ use super::fleet::user;
 use super::marker::{EVERYBODY, Marker, now};
 use super::tally::Tally;
 use super::{Answer, Counted};
+use crate::emitter;
 
 /// How often what is due goes out.
 const TICK: Duration = Duration::from_millis(1);
@@ -52,6 +53,8 @@ pub enum Via {
     Plain(SocketAddr),
     /// `PUBLISH` at this address, of all that Griot's clients would be sent, so that others write as many bytes.
     Wrapped(SocketAddr),
+    /// The same as other processes of a site publish to socket.io's Redis adapter.
+    SocketIo(SocketAddr),
 }
 
 /// How fast.
@@ -132,7 +135,7 @@ impl Outlet {
                 let publisher = runtime.block_on(async { griot_tests::bridge::publisher(url) })?;
                 Ok(Self::Library(Box::new(publisher), runtime, Vec::new()))
             }
-            Via::Plain(redis) | Via::Wrapped(redis) => {
+            Via::Plain(redis) | Via::Wrapped(redis) | Via::SocketIo(redis) => {
                 let socket = TcpStream::connect(redis).with_context(|| format!("connecting to Redis at {redis}"))?;
                 socket.set_nodelay(true)?;
                 let mut answers = socket.try_clone()?;
@@ -155,11 +158,15 @@ impl Outlet {
                 }
             }
             Self::Socket(_, bytes) => {
-                if matches!(publish.via, Via::Wrapped(_)) {
-                    let name = publish.channel.clone().unwrap_or_else(|| format!("{}:#{}", publish.topic, own()));
+                let name = publish.channel.clone().unwrap_or_else(|| format!("{}:#{}", publish.topic, own()));
+                let mut channel = publish.channel.clone().unwrap_or_else(own);
+                if !matches!(publish.via, Via::Plain(_)) {
                     data = wrap(&name, &data, marker.number);
                 }
-                let channel = publish.channel.clone().unwrap_or_else(own);
+                if matches!(publish.via, Via::SocketIo(_)) {
+                    data = emitter::publication(&channel, &String::from_utf8_lossy(&data)).unwrap_or_default();
+                    channel = emitter::channel(&channel);
+                }
                 let head = format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n${}\r\n", channel.len(), data.len());
                 bytes.extend([head.as_bytes(), &data, b"\r\n"].concat());
             }

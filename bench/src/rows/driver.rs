@@ -48,7 +48,7 @@ impl Driver {
     /// # Errors
     /// Its binary is missing.
     pub fn start() -> Result<Self> {
-        let mut process = Launch::new("load").piped()?;
+        let mut process = Launch::new("bench").arg("load").piped()?;
         process::pin_others(process.id().context("the load process is gone")?)?;
         let say = process.stdin.take().context("no standard input")?;
         let heard = BufReader::new(process.stdout.take().context("no standard output")?).lines();
