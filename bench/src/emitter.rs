@@ -1,21 +1,44 @@
-//! A publication as `@socket.io/redis-emitter` writes it, so that a plain PUBLISH reaches socket.io's Redis adapter the way
-//! another process of the same site would: MessagePack of `[uid, packet, options]`.
+//! Publications as baselines expect them in Redis, so that one plain PUBLISH reaches each of them the way another process of
+//! the same site would: both are MessagePack. socket.io's adapter is sent what `@socket.io/redis-emitter` writes, nchan what
+//! an nginx with `nchan_redis_storage_mode nostore` writes.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// The pub/sub channel on which the adapter expects what is for `room`.
+/// The pub/sub channel on which socket.io's adapter expects what is for `room`.
 #[must_use]
-pub fn channel(room: &str) -> String {
+pub fn socket_io_channel(room: &str) -> String {
     format!("socket.io#/#{room}#")
+}
+
+/// The pub/sub channel on which nchan expects what is for its channel `id`.
+#[must_use]
+pub fn nchan_channel(id: &str) -> String {
+    format!("{{channel:/{id}}}:pubsub")
+}
+
+/// `data` as nchan writes it, at `now`, in seconds since 1970: a kind, seconds to live, when and which, what came before,
+/// the data, its content type, the name of an event, compression. Seen on the wire of nchan 1.3.6.
+#[must_use]
+pub fn nchan(data: &[u8], now: u32) -> Vec<u8> {
+    const SECONDS_TO_LIVE: u32 = 30;
+    let mut out = b"\x9a\xa3msg".to_vec();
+    for number in [SECONDS_TO_LIVE, now] {
+        Pack(&mut out).with_head(0xce, &number.to_be_bytes());
+    }
+    out.extend_from_slice(&[0, 0, 0]);
+    Pack(&mut out).with_head(0xdb, &(data.len() as u32).to_be_bytes());
+    out.extend_from_slice(data);
+    out.extend_from_slice(b"\xd9\x0atext/plain\xd9\x00\x00");
+    out
 }
 
 /// The event `publication` with `data`, JSON whose fields keep their order, for everybody in `room`.
 ///
 /// # Errors
 /// `data` is no JSON.
-pub fn publication(room: &str, data: &str) -> serde_json::Result<Vec<u8>> {
+pub fn socket_io(room: &str, data: &str) -> serde_json::Result<Vec<u8>> {
     // 2 is the number of an event among socket.io's packets.
     let packet = format!(r#"{{"type":2,"data":["publication",{data}],"nsp":"/"}}"#);
     let rooms = serde_json::to_string(&[room])?;
@@ -134,16 +157,23 @@ mod tests {
 
     #[test]
     fn fields_keep_their_order_because_the_load_client_looks_for_them_in_it() {
-        let bytes = publication("news", r#"{"u":7,"s":1}"#).unwrap();
+        let bytes = socket_io("news", r#"{"u":7,"s":1}"#).unwrap();
         let at = |name: u8| bytes.windows(6).position(|part| part == [0xdb, 0, 0, 0, 1, name]);
         assert!(at(b'u').unwrap() < at(b's').unwrap());
         assert_eq!(&bytes[..5], [0xdd, 0, 0, 0, 3], "an emitter's three parts");
-        assert_eq!(channel("news"), "socket.io#/#news#");
+        assert_eq!(socket_io_channel("news"), "socket.io#/#news#");
+    }
+
+    #[test]
+    fn nchan_is_sent_what_another_nginx_would_send() {
+        let seen = b"\x9a\xa3msg\xce\x00\x00\x00\x1e\xcek\t\xd5R\x00\x00\x00\xdb\x00\x00\x00\x11{\"u\":1,\"x\":\"one\"}\xd9";
+        assert!(nchan(br#"{"u":1,"x":"one"}"#, 0x6b09_d552).starts_with(seen));
+        assert_eq!(nchan_channel("news"), "{channel:/news}:pubsub");
     }
 
     #[test]
     fn what_is_no_json_is_refused() {
-        assert!(publication("news", "{").is_err());
-        assert!(publication("news", r#"1],"nsp":"/"}]"#).is_err());
+        assert!(socket_io("news", "{").is_err());
+        assert!(socket_io("news", r#"1],"nsp":"/"}]"#).is_err());
     }
 }

@@ -14,9 +14,12 @@ use tokio::time::{Instant, sleep};
 
 use crate::load::{Dialect, Via};
 use crate::process;
+use crate::rows::Row;
 
 /// How long a server may take until it can be connected to.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Where the distribution's package puts it.
+const NCHAN: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 /// Clients of all rows come from this machine, as many as one process may have.
 const SETTINGS: &str = "max_connections = 19500";
 
@@ -33,11 +36,13 @@ pub enum Subject {
     Ws,
     /// `socket.io` with its Redis adapter.
     SocketIo,
+    /// nginx with nchan.
+    Nchan,
 }
 
 impl Subject {
     /// All there are.
-    pub const ALL: [Self; 5] = [Self::Griot, Self::GriotAgain, Self::Floor, Self::Ws, Self::SocketIo];
+    pub const ALL: [Self; 6] = [Self::Griot, Self::GriotAgain, Self::Floor, Self::Ws, Self::SocketIo, Self::Nchan];
 
     /// The name in results and on the command line.
     #[must_use]
@@ -48,6 +53,7 @@ impl Subject {
             Self::Floor => "floor",
             Self::Ws => "ws",
             Self::SocketIo => "socket.io",
+            Self::Nchan => "nchan",
         }
     }
 
@@ -76,6 +82,18 @@ impl Subject {
             Self::Griot | Self::GriotAgain => Dialect::Griot,
             Self::Floor | Self::Ws => Dialect::Query,
             Self::SocketIo => Dialect::SocketIo,
+            Self::Nchan => Dialect::Nchan,
+        }
+    }
+
+    /// What it leaves out of `row` that Griot does; nothing where it does the same work.
+    #[must_use]
+    pub fn leaves_out(self, row: Row) -> Option<&'static str> {
+        match (self, row) {
+            (Self::Griot | Self::GriotAgain | Self::Floor, _) => None,
+            (_, Row::Idle | Row::Connect) => Some("nobody signs in, and each connection has one channel instead of three"),
+            (Self::SocketIo, Row::SlowReaders) => Some("what waits for a client that does not read has no limit"),
+            _ => None,
         }
     }
 
@@ -92,6 +110,7 @@ impl Subject {
             Self::Griot | Self::GriotAgain => Via::Publisher(redis.url()),
             Self::Floor | Self::Ws => Via::Wrapped(redis.addr()),
             Self::SocketIo => Via::SocketIo(redis.addr()),
+            Self::Nchan => Via::Nchan(redis.addr()),
         }
     }
 
@@ -101,6 +120,7 @@ impl Subject {
         match self {
             Self::Griot | Self::GriotAgain | Self::Floor => true,
             Self::Ws | Self::SocketIo => baselines().join("node/node_modules").is_dir(),
+            Self::Nchan => Path::new(NCHAN).exists(),
         }
     }
 
@@ -120,8 +140,9 @@ impl Subject {
                 let worker = launch.arg("--redis").arg(redis.addr().to_string()).start().await?;
                 Running { pid: worker.pid(), addr, _process: Process::Worker(Box::new(worker)) }
             }
-            Self::Ws => node("ws.mjs", redis)?,
-            Self::SocketIo => node("socketio.mjs", redis)?,
+            Self::Ws => baseline(&["node"], "node/ws.mjs", redis)?,
+            Self::SocketIo => baseline(&["node"], "node/socketio.mjs", redis)?,
+            Self::Nchan => baseline(&[], "nchan/serve", redis)?,
         };
         reachable(running.addr).await.with_context(|| format!("{} does not come up", self.name()))?;
         process::pin_server(running.pid)?;
@@ -151,20 +172,16 @@ fn baselines() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("baselines")
 }
 
-fn node(script: &str, redis: &Redis) -> Result<Running> {
+/// A server among [`baselines`], which `interpreter` runs.
+fn baseline(interpreter: &[&str], script: &str, redis: &Redis) -> Result<Running> {
     let addr = free_addr()?;
-    let script = baselines().join("node").join(script);
-    let command = vec![
-        "node".to_owned(),
-        script.to_string_lossy().into_owned(),
-        "--port".into(),
-        addr.port().to_string(),
-        "--redis".into(),
-        redis.port().to_string(),
-    ];
+    let path = baselines().join(script).to_string_lossy().into_owned();
+    let (port, redis) = (addr.port().to_string(), redis.port().to_string());
+    let arguments = [path, "--port".into(), port, "--redis".into(), redis];
+    let command = interpreter.iter().map(|&word| word.into()).chain(arguments).collect();
     let (ask, grace) = (Signal::Term, Duration::from_secs(5));
     let process =
-        Supervised::start(&Program { name: "node".into(), command, env: Vec::new(), folder: None, ask, grace })?;
+        Supervised::start(&Program { name: script.into(), command, env: Vec::new(), folder: None, ask, grace })?;
     Ok(Running { pid: process.pid(), addr, _process: Process::Other(process) })
 }
 

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use fanout_core::{Channel, Data, Publication, Publisher};
@@ -55,6 +55,8 @@ pub enum Via {
     Wrapped(SocketAddr),
     /// The same as other processes of a site publish to socket.io's Redis adapter.
     SocketIo(SocketAddr),
+    /// The same as another nginx publishes it to nchan.
+    Nchan(SocketAddr),
 }
 
 /// How fast.
@@ -135,7 +137,7 @@ impl Outlet {
                 let publisher = runtime.block_on(async { griot_tests::bridge::publisher(url) })?;
                 Ok(Self::Library(Box::new(publisher), runtime, Vec::new()))
             }
-            Via::Plain(redis) | Via::Wrapped(redis) | Via::SocketIo(redis) => {
+            Via::Plain(redis) | Via::Wrapped(redis) | Via::SocketIo(redis) | Via::Nchan(redis) => {
                 let socket = TcpStream::connect(redis).with_context(|| format!("connecting to Redis at {redis}"))?;
                 socket.set_nodelay(true)?;
                 let mut answers = socket.try_clone()?;
@@ -163,9 +165,17 @@ impl Outlet {
                 if !matches!(publish.via, Via::Plain(_)) {
                     data = wrap(&name, &data, marker.number);
                 }
-                if matches!(publish.via, Via::SocketIo(_)) {
-                    data = emitter::publication(&channel, &String::from_utf8_lossy(&data)).unwrap_or_default();
-                    channel = emitter::channel(&channel);
+                match publish.via {
+                    Via::SocketIo(_) => {
+                        data = emitter::socket_io(&channel, &String::from_utf8_lossy(&data)).unwrap_or_default();
+                        channel = emitter::socket_io_channel(&channel);
+                    }
+                    Via::Nchan(_) => {
+                        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                        data = emitter::nchan(&data, now.as_secs() as u32);
+                        channel = emitter::nchan_channel(&channel);
+                    }
+                    Via::Publisher(_) | Via::Plain(_) | Via::Wrapped(_) => {}
                 }
                 let head = format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n${}\r\n", channel.len(), data.len());
                 bytes.extend([head.as_bytes(), &data, b"\r\n"].concat());

@@ -1,6 +1,7 @@
 //! What was set out to be reached, and whether a run reaches it.
 
 use super::Table;
+use super::summary::number;
 use crate::results::Better;
 
 /// One number that Griot is held to.
@@ -163,7 +164,8 @@ pub(super) fn unbeaten(table: &Table<'_>) -> (Vec<String>, usize) {
             Better::Higher => griot.median > theirs.median,
         };
         if !beaten {
-            unbeaten.push(format!("{} at {}: {} of {}", other.row, other.size, other.metric, other.subject));
+            let size = number(other.size as f64);
+            unbeaten.push(format!("{} at {size}: {} of {}", other.row, other.metric, other.subject));
         }
     }
     (unbeaten, compared)
