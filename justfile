@@ -55,7 +55,7 @@ bench *ARGS:
     cargo build --release --package griot-bench --package subscriber-bridge --bins
     target/release/bench "$@"
 
-# What `just bench` compares with beyond the floor: the Node recipe and socket.io, into bench/baselines/node.
+# What `just bench` compares with beyond the floor: the Node recipe and socket.io, into bench/baselines/node; `./dev bench-setup` installs nchan too.
 bench-setup:
     npm --prefix bench/baselines/node ci --no-audit --no-fund
 

@@ -166,7 +166,8 @@ mod tests {
 
     #[test]
     fn nchan_is_sent_what_another_nginx_would_send() {
-        let seen = b"\x9a\xa3msg\xce\x00\x00\x00\x1e\xcek\t\xd5R\x00\x00\x00\xdb\x00\x00\x00\x11{\"u\":1,\"x\":\"one\"}\xd9";
+        let seen =
+            b"\x9a\xa3msg\xce\x00\x00\x00\x1e\xcek\t\xd5R\x00\x00\x00\xdb\x00\x00\x00\x11{\"u\":1,\"x\":\"one\"}\xd9";
         assert!(nchan(br#"{"u":1,"x":"one"}"#, 0x6b09_d552).starts_with(seen));
         assert_eq!(nchan_channel("news"), "{channel:/news}:pubsub");
     }

@@ -91,7 +91,9 @@ impl Subject {
     pub fn leaves_out(self, row: Row) -> Option<&'static str> {
         match (self, row) {
             (Self::Griot | Self::GriotAgain | Self::Floor, _) => None,
-            (_, Row::Idle | Row::Connect) => Some("nobody signs in, and each connection has one channel instead of three"),
+            (_, Row::Idle | Row::Connect) => {
+                Some("nobody signs in, and each connection has one channel instead of three")
+            }
             (Self::SocketIo, Row::SlowReaders) => Some("what waits for a client that does not read has no limit"),
             _ => None,
         }

@@ -95,6 +95,18 @@ fn a_baseline_that_does_the_same_work_must_be_beaten_and_one_that_does_less_need
 }
 
 #[test]
+fn baselines_are_compared_in_what_they_do_and_nobody_loses_where_nobody_lost_anything() {
+    let of = |subject, metric, value| of("slow-readers", 5_000, subject, metric, &[value]);
+    let results = results(vec![
+        of("griot", "lost by those who read", 0.0),
+        of("ws", "lost by those who read", 0.0),
+        of("griot", "the load client's CPU per delivery", 2.0),
+        of("ws", "the load client's CPU per delivery", 1.0),
+    ]);
+    assert!(line(&results, "| every baseline").ends_with("| holds, in 1 comparisons |"));
+}
+
+#[test]
 fn noise_is_griot_beside_itself_and_no_baseline() {
     let results = results(vec![paced("griot", &[5.0]), paced("griot-again", &[4.0])]);
     assert!(line(&results, "| broadcast-paced | 5,000").ends_with("| 5.00 | 4.00 | 0.800 |"));
