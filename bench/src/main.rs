@@ -136,8 +136,7 @@ async fn measure(arguments: &Measuring, row: Row, size: usize, subjects: &[Subje
     for number in 0..arguments.rounds {
         for index in 0..subjects.len() {
             let subject = subjects[(index + number) % subjects.len()];
-            // The second Griot shows the noise where there is a floor to compare it with.
-            if subject == Subject::GriotAgain && row != Row::BroadcastPaced && row != Row::Personal {
+            if !row.compares(subject) {
                 continue;
             }
             let redis = Redis::start().await?;

@@ -27,6 +27,8 @@ pub enum Subject {
     Griot,
     /// The same once more: what differs from the first is noise.
     GriotAgain,
+    /// The same, spoken to in protobuf.
+    GriotProtobuf,
     /// The floor server.
     Floor,
     /// The Node recipe: `ws` and `ioredis`.
@@ -37,7 +39,8 @@ pub enum Subject {
 
 impl Subject {
     /// All there are.
-    pub const ALL: [Self; 5] = [Self::Griot, Self::GriotAgain, Self::Floor, Self::Ws, Self::SocketIo];
+    pub const ALL: [Self; 6] =
+        [Self::Griot, Self::GriotAgain, Self::GriotProtobuf, Self::Floor, Self::Ws, Self::SocketIo];
 
     /// The name in results and on the command line.
     #[must_use]
@@ -45,6 +48,7 @@ impl Subject {
         match self {
             Self::Griot => "griot",
             Self::GriotAgain => "griot-again",
+            Self::GriotProtobuf => "griot-protobuf",
             Self::Floor => "floor",
             Self::Ws => "ws",
             Self::SocketIo => "socket.io",
@@ -66,7 +70,7 @@ impl Subject {
     /// Whether it is Griot.
     #[must_use]
     pub fn is_griot(self) -> bool {
-        matches!(self, Self::Griot | Self::GriotAgain)
+        matches!(self, Self::Griot | Self::GriotAgain | Self::GriotProtobuf)
     }
 
     /// How it is spoken to.
@@ -74,6 +78,7 @@ impl Subject {
     pub fn dialect(self) -> Dialect {
         match self {
             Self::Griot | Self::GriotAgain => Dialect::Griot,
+            Self::GriotProtobuf => Dialect::GriotProtobuf,
             Self::Floor | Self::Ws => Dialect::Query,
             Self::SocketIo => Dialect::SocketIo,
         }
@@ -89,7 +94,7 @@ impl Subject {
     #[must_use]
     pub fn via(self, redis: &Redis) -> Via {
         match self {
-            Self::Griot | Self::GriotAgain => Via::Publisher(redis.url()),
+            Self::Griot | Self::GriotAgain | Self::GriotProtobuf => Via::Publisher(redis.url()),
             Self::Floor | Self::Ws => Via::Wrapped(redis.addr()),
             Self::SocketIo => Via::SocketIo(redis.addr()),
         }
@@ -99,7 +104,7 @@ impl Subject {
     #[must_use]
     pub fn is_installed(self) -> bool {
         match self {
-            Self::Griot | Self::GriotAgain | Self::Floor => true,
+            Self::Griot | Self::GriotAgain | Self::GriotProtobuf | Self::Floor => true,
             Self::Ws | Self::SocketIo => baselines().join("node/node_modules").is_dir(),
         }
     }
@@ -110,7 +115,7 @@ impl Subject {
     /// It does not come up.
     pub async fn start(self, redis: &Redis, settings: &str) -> Result<Running> {
         let running = match self {
-            Self::Griot | Self::GriotAgain => {
+            Self::Griot | Self::GriotAgain | Self::GriotProtobuf => {
                 let bridge = LoneBridge::start(&redis.url(), &format!("{SETTINGS}\n{settings}")).await?;
                 Running { pid: bridge.process.pid(), addr: bridge.addr(), _process: Process::Bridge(Box::new(bridge)) }
             }

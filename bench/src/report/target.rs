@@ -1,6 +1,7 @@
 //! What was set out to be reached, and whether a run reaches it.
 
 use super::Table;
+use super::summary::number;
 use crate::results::Better;
 
 /// One number that Griot is held to.
@@ -163,7 +164,13 @@ pub(super) fn unbeaten(table: &Table<'_>) -> (Vec<String>, usize) {
             Better::Higher => griot.median > theirs.median,
         };
         if !beaten {
-            unbeaten.push(format!("{} at {}: {} of {}", other.row, other.size, other.metric, other.subject));
+            unbeaten.push(format!(
+                "{} at {}: {} of {}",
+                other.row,
+                number(other.size as f64),
+                other.metric,
+                other.subject
+            ));
         }
     }
     (unbeaten, compared)
