@@ -59,11 +59,6 @@ bench *ARGS:
 bench-setup:
     npm --prefix bench/baselines/node ci --no-audit --no-fund
 
-# A flame graph of the bridge during one row, into target/bench: `just profile broadcast-paced`, sizes as in `just bench`.
-profile ROW *ARGS:
-    cargo build --release --package griot-bench --package subscriber-bridge --bins
-    target/release/bench --profile --rounds 1 --subjects griot "$@"
-
 # What so many users need, from what was measured: `just calculator --users 100000000 --explain`.
 calculator *ARGS:
     cargo run --quiet --package griot-bench --bin calculator -- "$@"

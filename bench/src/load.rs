@@ -48,6 +48,9 @@ pub struct Connect {
     pub dialect: Dialect,
     /// How many connections.
     pub count: usize,
+    /// The first of their users.
+    #[serde(default)]
+    pub first_user: usize,
     /// So many of them are being opened at a time.
     pub at_once: usize,
     /// The channel that all of them subscribe to; without, each has that of its own user, `user-N`.

@@ -13,6 +13,7 @@ use griot_bench::rows::{Figure, Round, Row};
 use griot_bench::subjects::Subject;
 use griot_bench::{load, process, report};
 use griot_tests::servers::Redis;
+use tokio::runtime::Runtime;
 
 /// Measures what a delivery and a connection cost, beside the floor server and what users would pick instead.
 #[derive(Debug, Parser)]
@@ -74,11 +75,10 @@ struct Measuring {
     out: PathBuf,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
-        None => run(&arguments.measuring).await,
+        None => Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(run(&arguments.measuring))),
         Some(Command::Floor { listen, redis }) => Floor::new(listen, redis).and_then(Floor::run),
         Some(Command::Load) => load::serve(),
         Some(Command::Report { results, dir, readme }) => write_report(&results, &dir, readme),
@@ -136,8 +136,7 @@ async fn measure(arguments: &Measuring, row: Row, size: usize, subjects: &[Subje
     for number in 0..arguments.rounds {
         for index in 0..subjects.len() {
             let subject = subjects[(index + number) % subjects.len()];
-            // The second Griot shows the noise where there is a floor to compare it with.
-            if subject == Subject::GriotAgain && row != Row::BroadcastPaced && row != Row::Personal {
+            if !row.compares(subject) {
                 continue;
             }
             let redis = Redis::start().await?;

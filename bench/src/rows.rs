@@ -4,6 +4,7 @@ mod broadcast;
 mod connections;
 mod driver;
 mod personal;
+mod redis;
 
 use anyhow::{Context, Result};
 use griot_tests::servers::Redis;
@@ -72,11 +73,15 @@ pub enum Row {
     Fairness,
     /// A broadcast to which one in a hundred does not listen.
     SlowReaders,
+    /// What Redis keeps of a user.
+    RedisMemory,
+    /// What Redis does for a publication.
+    Publish,
 }
 
 impl Row {
     /// All there are.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::BroadcastPaced,
         Self::BroadcastSaturated,
         Self::Personal,
@@ -84,6 +89,8 @@ impl Row {
         Self::Connect,
         Self::Fairness,
         Self::SlowReaders,
+        Self::RedisMemory,
+        Self::Publish,
     ];
 
     /// The name in results and on the command line.
@@ -97,6 +104,8 @@ impl Row {
             Self::Connect => "connect",
             Self::Fairness => "fairness",
             Self::SlowReaders => "slow-readers",
+            Self::RedisMemory => "redis-memory",
+            Self::Publish => "publish",
         }
     }
 
@@ -117,6 +126,20 @@ impl Row {
             Self::BroadcastPaced | Self::Personal | Self::Idle | Self::Connect => &[1_000, 5_000, 10_000, 15_000],
             Self::BroadcastSaturated => &[1_000, 5_000, 15_000],
             Self::Fairness | Self::SlowReaders => &[5_000],
+            Self::RedisMemory | Self::Publish => &[10_000],
+        }
+    }
+
+    /// Whether the row says something of the subject.
+    #[must_use]
+    pub fn compares(self, subject: Subject) -> bool {
+        match (self, subject) {
+            // Nobody else keeps anything.
+            (Self::RedisMemory | Self::Publish, subject) => subject == Subject::Griot,
+            // Where there is a floor to be divided by, the noise is shown too.
+            (row, Subject::GriotAgain) => matches!(row, Self::BroadcastPaced | Self::Personal),
+            (Self::Fairness, Subject::GriotProtobuf) => false,
+            _ => true,
         }
     }
 
@@ -133,6 +156,8 @@ impl Row {
             Self::Connect => connections::storm(round).await,
             Self::Fairness => personal::beside_a_broadcast(round).await,
             Self::SlowReaders => broadcast::slow_readers(round).await,
+            Self::RedisMemory => redis::memory(round).await,
+            Self::Publish => redis::publishing(round).await,
         }
     }
 }

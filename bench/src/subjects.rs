@@ -30,6 +30,8 @@ pub enum Subject {
     Griot,
     /// The same once more: what differs from the first is noise.
     GriotAgain,
+    /// The same, spoken to in protobuf.
+    GriotProtobuf,
     /// The floor server.
     Floor,
     /// The Node recipe: `ws` and `ioredis`.
@@ -42,7 +44,8 @@ pub enum Subject {
 
 impl Subject {
     /// All there are.
-    pub const ALL: [Self; 6] = [Self::Griot, Self::GriotAgain, Self::Floor, Self::Ws, Self::SocketIo, Self::Nchan];
+    pub const ALL: [Self; 7] =
+        [Self::Griot, Self::GriotAgain, Self::GriotProtobuf, Self::Floor, Self::Ws, Self::SocketIo, Self::Nchan];
 
     /// The name in results and on the command line.
     #[must_use]
@@ -50,6 +53,7 @@ impl Subject {
         match self {
             Self::Griot => "griot",
             Self::GriotAgain => "griot-again",
+            Self::GriotProtobuf => "griot-protobuf",
             Self::Floor => "floor",
             Self::Ws => "ws",
             Self::SocketIo => "socket.io",
@@ -72,7 +76,7 @@ impl Subject {
     /// Whether it is Griot.
     #[must_use]
     pub fn is_griot(self) -> bool {
-        matches!(self, Self::Griot | Self::GriotAgain)
+        matches!(self, Self::Griot | Self::GriotAgain | Self::GriotProtobuf)
     }
 
     /// How it is spoken to.
@@ -80,6 +84,7 @@ impl Subject {
     pub fn dialect(self) -> Dialect {
         match self {
             Self::Griot | Self::GriotAgain => Dialect::Griot,
+            Self::GriotProtobuf => Dialect::GriotProtobuf,
             Self::Floor | Self::Ws => Dialect::Query,
             Self::SocketIo => Dialect::SocketIo,
             Self::Nchan => Dialect::Nchan,
@@ -90,7 +95,7 @@ impl Subject {
     #[must_use]
     pub fn leaves_out(self, row: Row) -> Option<&'static str> {
         match (self, row) {
-            (Self::Griot | Self::GriotAgain | Self::Floor, _) => None,
+            (Self::Griot | Self::GriotAgain | Self::GriotProtobuf | Self::Floor, _) => None,
             (_, Row::Idle | Row::Connect) => {
                 Some("nobody signs in, and each connection has one channel instead of three")
             }
@@ -109,7 +114,7 @@ impl Subject {
     #[must_use]
     pub fn via(self, redis: &Redis) -> Via {
         match self {
-            Self::Griot | Self::GriotAgain => Via::Publisher(redis.url()),
+            Self::Griot | Self::GriotAgain | Self::GriotProtobuf => Via::Publisher(redis.url()),
             Self::Floor | Self::Ws => Via::Wrapped(redis.addr()),
             Self::SocketIo => Via::SocketIo(redis.addr()),
             Self::Nchan => Via::Nchan(redis.addr()),
@@ -120,7 +125,7 @@ impl Subject {
     #[must_use]
     pub fn is_installed(self) -> bool {
         match self {
-            Self::Griot | Self::GriotAgain | Self::Floor => true,
+            Self::Griot | Self::GriotAgain | Self::GriotProtobuf | Self::Floor => true,
             Self::Ws | Self::SocketIo => baselines().join("node/node_modules").is_dir(),
             Self::Nchan => Path::new(NCHAN).exists(),
         }
@@ -132,7 +137,7 @@ impl Subject {
     /// It does not come up.
     pub async fn start(self, redis: &Redis, settings: &str) -> Result<Running> {
         let running = match self {
-            Self::Griot | Self::GriotAgain => {
+            Self::Griot | Self::GriotAgain | Self::GriotProtobuf => {
                 let bridge = LoneBridge::start(&redis.url(), &format!("{SETTINGS}\n{settings}")).await?;
                 Running { pid: bridge.process.pid(), addr: bridge.addr(), _process: Process::Bridge(Box::new(bridge)) }
             }

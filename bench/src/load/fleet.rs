@@ -125,8 +125,9 @@ impl Fleet {
 
     fn begin_opening(&mut self, connect: Connect, churns: bool) {
         let first = self.connections.len();
-        let name =
-            |index: usize| griot_tests::token::token(connect.secret.as_deref().unwrap_or_default(), &user(index));
+        let name = |index: usize| {
+            griot_tests::token::token(connect.secret.as_deref().unwrap_or_default(), &user(connect.first_user + index))
+        };
         let tokens =
             if connect.secret.is_some() { (first..first + connect.count).map(name).collect() } else { Vec::new() };
         let since = Instant::now();
@@ -159,15 +160,23 @@ impl Fleet {
 
     fn connect(&mut self, opening: &Opening) -> Result<()> {
         let (index, connect) = (self.connections.len(), &opening.connect);
-        let mut stream = open(connect.to, index).context("opening a socket")?;
+        let deaf = connect.deaf_every > 0 && index.is_multiple_of(connect.deaf_every);
+        let mut stream = open(connect.to, index, deaf).context("opening a socket")?;
         self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
-        let channel = connect.channel.clone().unwrap_or_else(|| user(index));
+        let channel = connect.channel.clone().unwrap_or_else(|| user(connect.first_user + index));
         let request = connect.dialect.request(&connect.to.to_string(), &channel);
         let token = opening.tokens.get(index - opening.first).map_or("", String::as_str);
         let greeting = connect.dialect.greeting(token, connect.channel.as_deref());
-        let deaf = connect.deaf_every > 0 && index % connect.deaf_every == 0;
         let subscribes = connect.channel.is_some();
-        let connection = Connection::new(stream, connect.dialect, index as u64, request, greeting, subscribes, deaf);
+        let connection = Connection::new(
+            stream,
+            connect.dialect,
+            (connect.first_user + index) as u64,
+            request,
+            greeting,
+            subscribes,
+            deaf,
+        );
         self.connections.push(Some(connection));
         Ok(())
     }
@@ -203,10 +212,14 @@ pub(super) fn user(index: usize) -> String {
     format!("user-{index}")
 }
 
-fn open(to: SocketAddr, index: usize) -> Result<TcpStream> {
+fn open(to: SocketAddr, index: usize, deaf: bool) -> Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
+    if deaf {
+        // Otherwise the kernel would take megabytes for it.
+        socket.set_recv_buffer_size(8 * 1024)?;
+    }
     let source = 2 + u8::try_from(index / PER_SOURCE % 200)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 1, source), 0)).into())?;
     match socket.connect(&to.into()) {

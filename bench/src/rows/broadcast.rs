@@ -44,19 +44,21 @@ pub(super) async fn saturated(round: Round<'_>) -> Result<Vec<Figure>> {
 }
 
 pub(super) async fn slow_readers(round: Round<'_>) -> Result<Vec<Figure>> {
-    let server = round.subject.start(round.redis, "max_outbox_bytes = 262144").await?;
+    let server =
+        round.subject.start(round.redis, "max_outbox_bytes = 262144\nsocket_send_buffer_bytes = 16384").await?;
     let mut driver = Driver::start()?;
     let connect = round.connect(&server, round.size, Some(BROADCAST));
     driver.tell(&Command::Connect(Connect { deaf_every: DEAF, ..connect })).await?;
     let listening = round.size - round.size.div_ceil(DEAF);
     let before = process::resident(server.pid)?;
     // Long enough that what the deaf ones are sent fills their sockets and their outboxes.
-    let publish = round.broadcast(Pace::PerSecond(100.0), round.seconds(), listening);
+    let publish = round.broadcast(Pace::PerSecond(25.0), round.seconds(), listening);
     let publish = crate::load::Publish { bytes: 4_096, ..publish };
     let measured = driver.measure(&server, &Command::Publish(publish)).await?;
     let growth = process::resident(server.pid)?.saturating_sub(before);
     let counted = measured.answer.counted;
     Ok(vec![
+        gain("connections ended as slow", "", counted.closed as f64),
         cost("p99 of those who read", "ms", counted.p99 / 1e3),
         cost("lost by those who read", "", counted.lost as f64),
         cost("memory for each that does not read", "KB", growth as f64 / 1e3 / round.size.div_ceil(DEAF) as f64),

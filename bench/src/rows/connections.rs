@@ -9,15 +9,14 @@ use super::{Driver, Figure, Round, cost};
 use crate::load::{Command, Connect};
 use crate::process;
 
-/// Long enough that what a storm has left to do is done.
-const SETTLED: Duration = Duration::from_secs(2);
+/// Long enough that what a storm has left to do is done, and that the allocator has given back what it needed.
+const SETTLED: Duration = Duration::from_secs(10);
 /// Connects and disconnects after which memory is looked at again, and so many at a time.
 const CHURN: (usize, usize) = (50_000, 1_000);
 
 pub(super) async fn idle(round: Round<'_>) -> Result<Vec<Figure>> {
     let server = round.subject.start(round.redis, "").await?;
     let mut driver = Driver::start()?;
-    sleep(SETTLED).await;
     let before = process::resident(server.pid)?;
     driver.tell(&Command::Connect(round.connect(&server, round.size, None))).await?;
     sleep(SETTLED).await;

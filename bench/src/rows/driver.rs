@@ -61,7 +61,7 @@ impl Driver {
     /// What the load process says.
     pub async fn tell(&mut self, command: &Command) -> Result<Answer> {
         self.say.write_all(format!("{}\n", serde_json::to_string(command)?).as_bytes()).await?;
-        let line = self.heard.next_line().await?.context("the load process has ended")?;
+        let line = self.heard.next_line().await?.context("the load process has ended, see above")?;
         let answer: Answer = serde_json::from_str(&line)?;
         match &answer.error {
             Some(error) => bail!("{error}"),
@@ -104,6 +104,7 @@ impl Round<'_> {
             to: server.addr,
             dialect: self.subject.dialect(),
             count,
+            first_user: 0,
             at_once: AT_ONCE,
             channel: channel.map(str::to_owned),
             secret: self.subject.secret(),

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::broadcast::WINDOW;
 use super::driver::BROADCAST;
 use super::{Driver, Figure, Round, cost};
-use crate::load::{Command, Pace};
+use crate::load::{Command, Connect, Pace};
 
 /// Publications per second for 15,000 users; in proportion for others.
 const RATE: f64 = 20_000.0 / 15_000.0;
@@ -31,7 +31,9 @@ const USERS: usize = 1_000;
 pub(super) async fn beside_a_broadcast(round: Round<'_>) -> Result<Vec<Figure>> {
     let server = round.subject.start(round.redis, "").await?;
     let (mut crowd, mut users) = (Driver::start()?, Driver::start()?);
-    crowd.tell(&Command::Connect(round.connect(&server, round.size, Some(BROADCAST)))).await?;
+    // What is published to the users must not reach the crowd.
+    let connect = Connect { first_user: USERS, ..round.connect(&server, round.size, Some(BROADCAST)) };
+    crowd.tell(&Command::Connect(connect)).await?;
     users.tell(&Command::Connect(round.connect(&server, USERS, None))).await?;
     let publish = || round.personal(Pace::PerSecond(1_000.0), round.seconds(), USERS);
     users.deliver(&server, publish()).await?;

@@ -34,9 +34,12 @@ pub(crate) const SHARDS: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ConnectionId(pub(crate) u64);
 
+/// Boxed: half of a table is empty at times, and there is an audience for each user who is here.
+type Shard = HashMap<Feed, Box<Audience>>;
+
 /// See the module.
 pub(crate) struct Hub {
-    shards: Vec<Mutex<HashMap<Feed, Audience>>>,
+    shards: Vec<Mutex<Shard>>,
     hasher: RandomState,
     link: Link,
     partitions: Partitions,
@@ -79,7 +82,7 @@ impl Hub {
             let subscription = Subscription::joining(Arc::clone(outbox), server_side, terms.hears);
             let audience = shard.entry(feed.clone()).or_insert_with(|| {
                 self.metrics.feeds.inc();
-                Audience::default()
+                Box::default()
             });
             audience.of(channel).insert(connection, subscription);
             if !confirmations.iter().any(|(known, _)| *known == feed) {
@@ -149,15 +152,15 @@ impl Hub {
         (channels, subscriptions)
     }
 
-    fn tidy(&self, shard: &mut HashMap<Feed, Audience>, feed: &Feed) {
-        if shard.get_mut(feed).is_some_and(Audience::tidy) {
+    fn tidy(&self, shard: &mut Shard, feed: &Feed) {
+        if shard.get_mut(feed).is_some_and(|audience| audience.tidy()) {
             shard.remove(feed);
             self.metrics.feeds.dec();
             self.link.unsubscribe(&self.partitions.pubsub(feed));
         }
     }
 
-    fn shard(&self, feed: &Feed) -> MutexGuard<'_, HashMap<Feed, Audience>> {
+    fn shard(&self, feed: &Feed) -> MutexGuard<'_, Shard> {
         let index = self.hasher.hash_one(feed) as usize % SHARDS;
         self.shards[index].lock()
     }

@@ -1,6 +1,6 @@
 //! What the link is subscribed to and what it should be: pure bookkeeping, no I/O.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
@@ -24,7 +24,8 @@ struct Entry {
 /// The subscriptions of one link.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    entries: HashMap<String, Entry>,
+    /// A tree: it grows with what is in it, where a hash table doubles.
+    entries: BTreeMap<String, Entry>,
     /// Entries for which something may have to be sent.
     changed: Vec<String>,
 }
