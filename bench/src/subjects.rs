@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use griot_tests::bridge::{LoneBridge, SECRET};
+use griot_tests::http;
 use griot_tests::process::{Launch, Worker};
 use griot_tests::servers::{Redis, free_addr};
 use griot_tests::supervisor::{Program, Signal, Supervised};
@@ -151,9 +152,28 @@ impl Subject {
             Self::SocketIo => baseline(&["node"], "node/socketio.mjs", redis)?,
             Self::Nchan => baseline(&[], "nchan/serve", redis)?,
         };
-        reachable(running.addr).await.with_context(|| format!("{} does not come up", self.name()))?;
+        self.reachable(running.addr).await.with_context(|| format!("{} does not come up", self.name()))?;
         process::pin_server(running.pid)?;
         Ok(running)
+    }
+
+    async fn reachable(self, addr: SocketAddr) -> Result<()> {
+        let since = Instant::now();
+        while !self.answers(addr).await {
+            if since.elapsed() > PATIENCE {
+                bail!("nobody listens at {addr} after {PATIENCE:?}");
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    async fn answers(self, addr: SocketAddr) -> bool {
+        match self {
+            // It listens before it has found Redis, and then turns subscribers away.
+            Self::Nchan => http::get(addr, "/pub/nobody").await.is_ok_and(|answer| answer.status < 500),
+            _ => TcpStream::connect(addr).await.is_ok(),
+        }
     }
 }
 
@@ -190,15 +210,4 @@ fn baseline(interpreter: &[&str], script: &str, redis: &Redis) -> Result<Running
     let process =
         Supervised::start(&Program { name: script.into(), command, env: Vec::new(), folder: None, ask, grace })?;
     Ok(Running { pid: process.pid(), addr, _process: Process::Other(process) })
-}
-
-async fn reachable(addr: SocketAddr) -> Result<()> {
-    let since = Instant::now();
-    while TcpStream::connect(addr).await.is_err() {
-        if since.elapsed() > PATIENCE {
-            bail!("nobody listens at {addr} after {PATIENCE:?}");
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
 }
