@@ -193,7 +193,7 @@ fn machine() -> Result<Machine> {
     };
     Ok(Machine {
         cpu: after(&read("/proc/cpuinfo"), "model name"),
-        cores: process::cores(),
+        cores: process::cores().len(),
         memory: format!("{} GB", kilobytes / 1_000_000),
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
         redis: first_line("redis-server", "--version")?

@@ -40,10 +40,21 @@ pub fn resident(pid: u32) -> Result<u64> {
     Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)
 }
 
-/// How many cores this process may use.
+/// The cores that this process may use, by number.
 #[must_use]
-pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+pub fn cores() -> Vec<usize> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();
+    numbers(list.trim())
+}
+
+/// The numbers of a list such as `0-2,5`.
+fn numbers(list: &str) -> Vec<usize> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    };
+    list.split(',').filter_map(range).flatten().collect()
 }
 
 /// Lets the process, with all its threads, run on the last core only; where there is one core, anywhere.
@@ -51,7 +62,8 @@ pub fn cores() -> usize {
 /// # Errors
 /// There is no `taskset`, or it fails.
 pub fn pin_server(pid: u32) -> Result<()> {
-    pin(pid, cores() - 1, cores() - 1)
+    let cores = cores();
+    pin(pid, cores.last().map_or(&[], std::slice::from_ref), cores.len())
 }
 
 /// Lets the process run on all cores but the last.
@@ -59,16 +71,30 @@ pub fn pin_server(pid: u32) -> Result<()> {
 /// # Errors
 /// As [`pin_server`].
 pub fn pin_others(pid: u32) -> Result<()> {
-    pin(pid, 0, cores().saturating_sub(2))
+    let cores = cores();
+    pin(pid, &cores[..cores.len().saturating_sub(1)], cores.len())
 }
 
-fn pin(pid: u32, first: usize, last: usize) -> Result<()> {
-    if cores() == 1 {
+fn pin(pid: u32, to: &[usize], of: usize) -> Result<()> {
+    if of < 2 {
         return Ok(());
     }
+    let list: Vec<String> = to.iter().map(usize::to_string).collect();
     let mut taskset = Command::new("taskset");
-    taskset.args(["-acp", &format!("{first}-{last}"), &pid.to_string()]).stdout(Stdio::null());
+    taskset.args(["-acp", &list.join(","), &pid.to_string()]).stdout(Stdio::null());
     let status = taskset.status().context("`taskset` of util-linux pins processes to cores")?;
     ensure!(status.success(), "taskset could not pin process {pid}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_cores_are_read_as_the_kernel_writes_them() {
+        assert_eq!(numbers("0-1"), [0, 1]);
+        assert_eq!(numbers("3,5-7"), [3, 5, 6, 7]);
+        assert!(numbers("").is_empty() && !cores().is_empty());
+    }
 }
