@@ -31,6 +31,8 @@ pub enum Command {
     Connect(Connect),
     /// Count from here on.
     Begin,
+    /// Say what has arrived since, and what the loop has used.
+    Report,
     /// Publish, and answer when the last publication has arrived everywhere, or nothing arrives for five seconds.
     Publish(Publish),
     /// Connect and disconnect so many times, so many at once, each as the first connection of `connect` would.

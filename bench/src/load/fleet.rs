@@ -118,7 +118,8 @@ impl Fleet {
                 self.cpu = process::own_thread_cpu();
             }
             Command::Close => self.connections.clear(),
-            Command::Publish(_) => {}
+            // Publishing is done elsewhere.
+            Command::Report | Command::Publish(_) => {}
         }
         Some(self.answer(since))
     }

@@ -80,7 +80,8 @@ impl Driver {
     /// The same for a command that publishes; whatever does not arrive once, in order and with the right client is an error.
     pub(super) async fn deliver(&mut self, server: &Running, publish: Publish) -> Result<Measured> {
         let expected = publish.deliveries;
-        let measured = self.measure(server, &Command::Publish(publish)).await?;
+        let mut measured = self.measure(server, &Command::Publish(publish)).await?;
+        measured.answer.own_cpu = self.tell(&Command::Report).await?.own_cpu;
         let (counted, published) = (&measured.answer.counted, measured.answer.published);
         let wrong = counted.lost + counted.twice + counted.misdelivered + counted.closed;
         ensure!(
