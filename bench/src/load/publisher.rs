@@ -49,8 +49,6 @@ pub struct Publish {
 pub enum Via {
     /// Griot's library, on the Redis at this URL.
     Publisher(String),
-    /// `PUBLISH` at this address, of the data alone.
-    Plain(SocketAddr),
     /// `PUBLISH` at this address, of all that Griot's clients would be sent, so that others write as many bytes.
     Wrapped(SocketAddr),
     /// The same as other processes of a site publish to socket.io's Redis adapter.
@@ -137,7 +135,7 @@ impl Outlet {
                 let publisher = runtime.block_on(async { griot_tests::bridge::publisher(url) })?;
                 Ok(Self::Library(Box::new(publisher), runtime, Vec::new()))
             }
-            Via::Plain(redis) | Via::Wrapped(redis) | Via::SocketIo(redis) | Via::Nchan(redis) => {
+            Via::Wrapped(redis) | Via::SocketIo(redis) | Via::Nchan(redis) => {
                 let socket = TcpStream::connect(redis).with_context(|| format!("connecting to Redis at {redis}"))?;
                 socket.set_nodelay(true)?;
                 let mut answers = socket.try_clone()?;
@@ -162,9 +160,7 @@ impl Outlet {
             Self::Socket(_, bytes) => {
                 let name = publish.channel.clone().unwrap_or_else(|| format!("{}:#{}", publish.topic, own()));
                 let mut channel = publish.channel.clone().unwrap_or_else(own);
-                if !matches!(publish.via, Via::Plain(_)) {
-                    data = wrap(&name, &data, marker.number);
-                }
+                data = wrap(&name, &data, marker.number);
                 match publish.via {
                     Via::SocketIo(_) => {
                         data = emitter::socket_io(&channel, &String::from_utf8_lossy(&data)).unwrap_or_default();
@@ -175,7 +171,7 @@ impl Outlet {
                         data = emitter::nchan(&data, now.as_secs() as u32);
                         channel = emitter::nchan_channel(&channel);
                     }
-                    Via::Publisher(_) | Via::Plain(_) | Via::Wrapped(_) => {}
+                    Via::Publisher(_) | Via::Wrapped(_) => {}
                 }
                 let head = format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n${}\r\n", channel.len(), data.len());
                 bytes.extend([head.as_bytes(), &data, b"\r\n"].concat());

@@ -15,11 +15,8 @@ pub(super) const WINDOW: Pace = Pace::Window(32);
 const DEAF: usize = 100;
 
 pub(super) async fn paced(round: Round<'_>) -> Result<Vec<Figure>> {
-    let server = round.subject.start(round.redis, "").await?;
-    let mut driver = Driver::start()?;
-    driver.tell(&Command::Connect(round.connect(&server, round.size, Some(BROADCAST)))).await?;
-    driver.deliver(&server, round.broadcast(PACE, 0.5, round.size)).await?;
-    let measured = driver.deliver(&server, round.broadcast(PACE, round.seconds(), round.size)).await?;
+    let publish = |seconds| round.broadcast(PACE, seconds, round.size);
+    let measured = round.delivered(Some(BROADCAST), publish).await?;
     let counted = measured.answer.counted;
     Ok(vec![
         cost("CPU per delivery", "µs", measured.each(counted.deliveries)),
@@ -30,11 +27,8 @@ pub(super) async fn paced(round: Round<'_>) -> Result<Vec<Figure>> {
 }
 
 pub(super) async fn saturated(round: Round<'_>) -> Result<Vec<Figure>> {
-    let server = round.subject.start(round.redis, "").await?;
-    let mut driver = Driver::start()?;
-    driver.tell(&Command::Connect(round.connect(&server, round.size, Some(BROADCAST)))).await?;
-    driver.deliver(&server, round.broadcast(WINDOW, 0.5, round.size)).await?;
-    let measured = driver.deliver(&server, round.broadcast(WINDOW, round.seconds(), round.size)).await?;
+    let publish = |seconds| round.broadcast(WINDOW, seconds, round.size);
+    let measured = round.delivered(Some(BROADCAST), publish).await?;
     let counted = measured.answer.counted;
     Ok(vec![
         gain("deliveries per second of a core", "1/s", counted.deliveries as f64 / measured.cpu.as_secs_f64()),

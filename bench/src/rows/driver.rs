@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use griot_tests::process::Launch;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 
 use super::Round;
@@ -16,13 +16,15 @@ use crate::subjects::Running;
 const AT_ONCE: usize = 256;
 /// Bytes of a publication's data.
 const BYTES: usize = 100;
+/// Seconds of publishing before what is measured.
+const WARM: f64 = 0.5;
 /// Broadcasts go here.
 pub(super) const BROADCAST: &str = "products";
 
 /// See the module.
 #[derive(Debug)]
 pub struct Driver {
-    _process: Child,
+    process: Child,
     say: ChildStdin,
     heard: Lines<BufReader<ChildStdout>>,
 }
@@ -52,7 +54,7 @@ impl Driver {
         process::pin_others(process.id().context("the load process is gone")?)?;
         let say = process.stdin.take().context("no standard input")?;
         let heard = BufReader::new(process.stdout.take().context("no standard output")?).lines();
-        Ok(Self { _process: process, say, heard })
+        Ok(Self { process, say, heard })
     }
 
     /// Does one command.
@@ -61,12 +63,22 @@ impl Driver {
     /// What the load process says.
     pub async fn tell(&mut self, command: &Command) -> Result<Answer> {
         self.say.write_all(format!("{}\n", serde_json::to_string(command)?).as_bytes()).await?;
-        let line = self.heard.next_line().await?.context("the load process has ended, see above")?;
+        let Some(line) = self.heard.next_line().await? else { return Err(self.obituary().await) };
         let answer: Answer = serde_json::from_str(&line)?;
         match &answer.error {
             Some(error) => bail!("{error}"),
             None => Ok(answer),
         }
+    }
+
+    /// What a load process that has ended said last.
+    async fn obituary(&mut self) -> anyhow::Error {
+        let mut said = String::new();
+        if let Some(errors) = &mut self.process.stderr {
+            // Without last words there is the fact.
+            let _ = errors.read_to_string(&mut said).await;
+        }
+        anyhow!("the load process has ended: {}", said.trim())
     }
 
     /// What the server uses while one command is done, and what has arrived at the end of it.
@@ -111,6 +123,16 @@ impl Round<'_> {
             secret: self.subject.secret(),
             deaf_every: 0,
         }
+    }
+
+    /// Connects everybody, publishes for a moment so that all is warm, and then measures what `publish` makes for so many
+    /// seconds.
+    pub(super) async fn delivered(&self, channel: Option<&str>, publish: impl Fn(f64) -> Publish) -> Result<Measured> {
+        let server = self.subject.start(self.redis, "").await?;
+        let mut driver = Driver::start()?;
+        driver.tell(&Command::Connect(self.connect(&server, self.size, channel))).await?;
+        driver.deliver(&server, publish(WARM)).await?;
+        driver.deliver(&server, publish(self.seconds())).await
     }
 
     /// Publications to everybody in the broadcast.

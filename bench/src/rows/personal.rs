@@ -11,12 +11,8 @@ use crate::load::{Command, Connect, Pace};
 const RATE: f64 = 20_000.0 / 15_000.0;
 
 pub(super) async fn paced(round: Round<'_>) -> Result<Vec<Figure>> {
-    let server = round.subject.start(round.redis, "").await?;
-    let mut driver = Driver::start()?;
-    driver.tell(&Command::Connect(round.connect(&server, round.size, None))).await?;
     let pace = Pace::PerSecond(RATE * round.size as f64);
-    driver.deliver(&server, round.personal(pace, 0.5, round.size)).await?;
-    let measured = driver.deliver(&server, round.personal(pace, round.seconds(), round.size)).await?;
+    let measured = round.delivered(None, |seconds| round.personal(pace, seconds, round.size)).await?;
     let counted = measured.answer.counted;
     Ok(vec![
         cost("CPU per delivery", "µs", measured.each(counted.deliveries)),

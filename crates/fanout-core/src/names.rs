@@ -3,7 +3,6 @@
 //! Every name carries its partition's tag, `griot:{TAG}:…`, on every kind of deployment, so that moving from one Redis
 //! to a cluster renames nothing.
 
-use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -44,12 +43,6 @@ impl Feed {
 
     /// The feed's text, `u:USER` or `c:CHANNEL`.
     pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Borrow<str> for Feed {
-    fn borrow(&self) -> &str {
         &self.0
     }
 }
@@ -103,13 +96,8 @@ impl Partitions {
 
     /// The feed of a Redis pub/sub channel, when it is one.
     pub fn feed(pubsub: &str) -> Option<Feed> {
-        Self::feed_name(pubsub).map(|feed| Feed(feed.into()))
-    }
-
-    /// The text of that feed, by which maps of feeds can be asked too.
-    pub fn feed_name(pubsub: &str) -> Option<&str> {
         let (_, name) = pubsub.strip_prefix("griot:{")?.split_once('}')?;
-        name.strip_prefix(":feed:")
+        name.strip_prefix(":feed:").map(|feed| Feed(feed.into()))
     }
 }
 
@@ -126,7 +114,7 @@ mod tests {
         let partitions = Partitions::new(64);
         assert_eq!(Partitions::feed(&partitions.pubsub(&Feed::of(&orders))), Some(Feed::of(&orders)));
         for name in ["orders", "griot:{deployment}", "griot:{1.0}:position:u:42", "griot:{1.0:feed:u:42", "griot:{"] {
-            assert_eq!(Partitions::feed_name(name), None, "{name}");
+            assert_eq!(Partitions::feed(name), None, "{name}");
         }
     }
 

@@ -1,13 +1,11 @@
 //! Publications of one channel that go to its members together: one write per connection, however many they are.
 
-use std::sync::OnceLock;
-
 use bytes::Bytes;
 use fanout_core::Channel;
 use fanout_core::envelope::Position;
 
 use crate::subscription::Held;
-use crate::wire::Wire;
+use crate::wire::{Frames, Wire};
 
 /// Most bytes of data in one run: little more fits into a socket at once.
 pub(crate) const MAX_BYTES: usize = 64 * 1024;
@@ -20,8 +18,8 @@ pub(crate) struct Run {
     pub(crate) held: Vec<Held>,
     /// The first and the last position, where each is the next after the one before; twice nothing where none has any.
     contiguous: Option<(Option<Position>, Option<Position>)>,
-    /// All frames in one piece, for each wire.
-    joined: [OnceLock<Bytes>; Wire::COUNT],
+    /// All frames in one piece.
+    joined: Frames,
 }
 
 impl Run {
@@ -34,7 +32,7 @@ impl Run {
         };
         let ends = (held.first().and_then(|held| held.position), held.last().and_then(|held| held.position));
         let contiguous = held.windows(2).all(next).then_some(ends);
-        Self { channel, held, contiguous, joined: [const { OnceLock::new() }; Wire::COUNT] }
+        Self { channel, held, contiguous, joined: Frames::default() }
     }
 
     /// Where a subscriber stands after the whole run who stands at `known` before; nothing when the run as a whole is not
@@ -50,7 +48,7 @@ impl Run {
 
     /// All frames for connections of `wire`, one after the other.
     pub(crate) fn frames(&self, wire: Wire) -> &Bytes {
-        self.joined[wire.index()].get_or_init(|| match &self.held[..] {
+        self.joined.get(wire, || match &self.held[..] {
             [one] => one.push.frame(wire).clone(),
             several => several.iter().map(|held| &held.push.frame(wire)[..]).collect::<Vec<_>>().concat().into(),
         })

@@ -37,11 +37,11 @@ pub struct Wire {
 
 impl Wire {
     /// How many there can be.
-    pub(crate) const COUNT: usize = 12;
+    const COUNT: usize = 12;
     /// JSON over WebSocket, both ways: what the official clients speak unless asked for something else.
     pub const USUAL: Self = Self { encoding: Encoding::Json, framing: Framing::WebSocket, one_way: false };
 
-    pub(crate) fn index(self) -> usize {
+    fn index(self) -> usize {
         (self.framing as usize * 2 + self.encoding as usize) * 2 + usize::from(self.one_way)
     }
 
@@ -107,9 +107,27 @@ fn between(before: &[u8], write: impl FnOnce(&mut Vec<u8>), after: &[u8]) -> Byt
 #[derive(Debug)]
 pub(crate) struct Shared {
     source: Source,
+    frames: Frames,
+}
+
+/// Bytes for each wire, made when the first connection of that wire is given them.
+#[derive(Debug, Default)]
+pub(crate) struct Frames {
     /// For the wire that asked first; most deployments have one.
     first: OnceLock<(Wire, Bytes)>,
     others: OnceLock<Box<[OnceLock<Bytes>; Wire::COUNT]>>,
+}
+
+impl Frames {
+    /// The bytes for `wire`, which `make` makes.
+    pub(crate) fn get(&self, wire: Wire, make: impl Fn() -> Bytes) -> &Bytes {
+        let (first, frame) = self.first.get_or_init(|| (wire, make()));
+        if *first == wire {
+            return frame;
+        }
+        let others = self.others.get_or_init(|| Box::new([const { OnceLock::new() }; Wire::COUNT]));
+        others[wire.index()].get_or_init(make)
+    }
 }
 
 /// What is encoded.
@@ -134,28 +152,21 @@ impl Source {
 
 impl Shared {
     pub(crate) fn new(push: Push) -> Self {
-        Self::of(Source::Reply(Box::new(Reply { push: Some(push), ..Reply::default() })), OnceLock::new())
+        let reply = Reply { push: Some(push), ..Reply::default() };
+        Self { source: Source::Reply(Box::new(reply)), frames: Frames::default() }
     }
 
     /// The push of `envelope`, which is what `payload` says, on `channel`; of its data is known that it is JSON. It is
     /// encoded for `wire` at once, as most often nobody has another one.
     pub(crate) fn envelope(channel: &Channel, payload: Bytes, envelope: &Envelope<'_>, wire: Wire) -> Self {
-        let first = (wire, wire.envelope(channel.as_str(), envelope));
-        Self::of(Source::Envelope(channel.clone(), payload), first.into())
-    }
-
-    fn of(source: Source, first: OnceLock<(Wire, Bytes)>) -> Self {
-        Self { source, first, others: OnceLock::new() }
+        let frames = Frames::default();
+        frames.get(wire, || wire.envelope(channel.as_str(), envelope));
+        Self { source: Source::Envelope(channel.clone(), payload), frames }
     }
 
     /// The bytes for connections of `wire`.
     pub(crate) fn frame(&self, wire: Wire) -> &Bytes {
-        let (first, frame) = self.first.get_or_init(|| (wire, self.source.frame(wire)));
-        if *first == wire {
-            return frame;
-        }
-        let others = self.others.get_or_init(|| Box::new([const { OnceLock::new() }; Wire::COUNT]));
-        others[wire.index()].get_or_init(|| self.source.frame(wire))
+        self.frames.get(wire, || self.source.frame(wire))
     }
 }
 

@@ -62,7 +62,14 @@ impl Connection {
                 let said = self.call(&method, data.as_ref()).await;
                 self.answer(id, said.map(|said| Reply { rpc: Some(said), ..Reply::default() }));
             }
-            _ => {}
+            // Done before it comes here.
+            Step::Nothing
+            | Step::Answered
+            | Step::Reply(_)
+            | Step::Join(_)
+            | Step::Leave(..)
+            | Step::Learn(_)
+            | Step::Disconnect(_) => {}
         }
     }
 
