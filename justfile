@@ -55,6 +55,14 @@ bench *ARGS:
     cargo build --release --package griot-bench --package subscriber-bridge --bins
     target/release/bench "$@"
 
+# A flame graph of the bridge while a row runs, into target/bench/ROW.svg: `just profile connect 15000`.
+profile ROW SIZE="5000":
+    RUSTFLAGS="-C force-frame-pointers=yes" CARGO_PROFILE_RELEASE_LTO=off cargo build --release --target-dir target/profile --package griot-bench --package subscriber-bridge --bins
+    mkdir -p target/bench
+    perf record --quiet --event cpu-clock --freq 999 --call-graph fp --cpu $(($(nproc) - 1)) --output target/bench/perf.data -- target/profile/release/bench "$1" --sizes "$2" --subjects griot --rounds 1 --out target/profile/bench
+    perf script --input target/bench/perf.data --comms tokio-rt-worker,subscriber-brid | target/tools/bin/inferno-collapse-perf | target/tools/bin/inferno-flamegraph --title "subscriber-bridge: $1, $2 connections" > "target/bench/$1.svg"
+    @echo "the flame graph is target/bench/$1.svg"
+
 # What `just bench` compares with beyond the floor: the Node recipe and socket.io, into bench/baselines/node; `./dev bench-setup` installs nchan too.
 bench-setup:
     npm --prefix bench/baselines/node ci --no-audit --no-fund

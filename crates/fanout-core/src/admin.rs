@@ -99,6 +99,8 @@ fn listen(address: SocketAddr, send_buffer: Option<u32>) -> io::Result<TcpListen
         // Connections inherit it.
         socket.set_send_buffer_size(bytes)?;
     }
+    // Connections inherit this, too.
+    socket.set_nodelay(true)?;
     // A worker that starts again must not wait for the last connections of the one before.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;

@@ -61,8 +61,12 @@ pub struct UserId(Arc<str>);
 impl UserId {
     /// Takes `id` as it is; nothing is trimmed or folded, so that `4` and `04` stay two users.
     pub fn parse(id: &str) -> Result<Self, NameError> {
+        Self::check(id).map(|()| Self(id.into()))
+    }
+
+    fn check(id: &str) -> Result<(), NameError> {
         let ok = !id.is_empty() && id.len() <= MAX_USER_BYTES && id.bytes().all(is_name_byte);
-        if ok { Ok(Self(id.into())) } else { Err(NameError::User(Quoted::new(id))) }
+        if ok { Ok(()) } else { Err(NameError::User(Quoted::new(id))) }
     }
 
     /// The id's text.
@@ -100,7 +104,7 @@ impl Channel {
         match rest {
             None => {}
             Some(rest) => match rest.strip_prefix('#') {
-                Some(user) => drop(UserId::parse(user)?),
+                Some(user) => UserId::check(user)?,
                 None if !rest.is_empty() && rest.bytes().all(is_name_byte) => {}
                 None => return Err(NameError::Name(Quoted::new(name))),
             },
@@ -131,6 +135,11 @@ impl Channel {
     /// The one user to whom a personal channel belongs.
     pub fn owner(&self) -> Option<&str> {
         self.0.split_once(":#").map(|(_, user)| user).filter(|_| self.is_personal())
+    }
+
+    /// Whether both belong to the same user.
+    pub fn shares_owner(&self, other: &Self) -> bool {
+        self.owner().is_some_and(|owner| other.owner() == Some(owner))
     }
 
     fn is_personal(&self) -> bool {

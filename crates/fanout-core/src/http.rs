@@ -136,7 +136,6 @@ type Http = http1::Connection<TokioIo<Due>, Answers>;
 
 impl Visit {
     async fn run(self, stream: TcpStream, permit: OwnedSemaphorePermit) {
-        let _ = stream.set_nodelay(true);
         let Self { routes, limits, refused, shutdown } = self;
         let state = Arc::new(State::default());
         let routes = TowerToHyperService::new(routes);

@@ -4,33 +4,25 @@
 //! jitter, and everything that was subscribed is subscribed again in batches. Whoever listens is told what may have been
 //! missed. Client libraries promise less: their subscriptions are not acknowledged and their gaps are silent.
 
+mod connector;
+mod question;
 mod table;
 mod wire;
 
 use std::collections::VecDeque;
-use std::io;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::yield_now;
-use tokio::time::{Instant, MissedTickBehavior, interval};
 
+pub use self::connector::Connector;
 use self::table::Table;
-use self::wire::{Address, Said, Wire};
+use self::wire::Address;
 use crate::config::ConfigError;
-use crate::redis::{RedisConfig, primary_identity};
-use crate::shutdown::Shutdown;
+use crate::position::FeedPosition;
+use crate::redis::{RedisConfig, RedisError};
 
-/// Channels in one SUBSCRIBE, so that a large resubscription does not hold the server's main thread.
-const BATCH: usize = 512;
-/// How often the server is asked for a sign of life.
-const HEARTBEAT: Duration = Duration::from_secs(2);
-/// Silence after which the connection is given up. A living server answers every heartbeat.
-const SILENCE: Duration = Duration::from_secs(5);
 /// Barriers that may wait for the connection at once.
 const BARRIERS: usize = 1_024;
 
@@ -125,7 +117,8 @@ impl Link {
         };
         let shared = Arc::new(Shared::default());
         let (barriers, requests) = mpsc::channel(BARRIERS);
-        let connector = Connector { shared: Arc::clone(&shared), address, requests, pings: VecDeque::new() };
+        let config = config.clone();
+        let connector = Connector { shared: Arc::clone(&shared), config, address, requests, expected: VecDeque::new() };
         Ok((Self { shared, barriers }, connector))
     }
 
@@ -135,6 +128,16 @@ impl Link {
         self.shared.table().want(channel, waiting);
         self.shared.changed.notify_one();
         confirmed
+    }
+
+    /// Wants the pub/sub channel of a feed, and asks where that stands once it is subscribed, so that nothing lies between the
+    /// answer and the publications that come. The receiver hears it, however long that takes; a feed without a position is
+    /// given one, and where Redis refuses that, the answer is the error.
+    pub fn join(&self, channel: &str) -> oneshot::Receiver<Result<FeedPosition, RedisError>> {
+        let (asker, answered) = oneshot::channel();
+        self.shared.table().ask(channel, asker);
+        self.shared.changed.notify_one();
+        answered
     }
 
     /// Wants the pub/sub channel no longer.
@@ -171,153 +174,4 @@ impl Link {
     pub fn is_settled(&self) -> bool {
         self.shared.table().is_settled()
     }
-}
-
-/// Keeps a link's connection up.
-pub struct Connector {
-    shared: Arc<Shared>,
-    address: Address,
-    requests: mpsc::Receiver<oneshot::Sender<()>>,
-    /// Who waits for the answers to the PINGs that are under way, oldest first; heartbeats wait for nobody.
-    pings: VecDeque<Option<oneshot::Sender<()>>>,
-}
-
-impl Connector {
-    /// Tells `ear` what happens until the ending is asked for.
-    pub async fn run(mut self, mut ear: impl Ear, shutdown: Shutdown) {
-        let mut attempt = 0;
-        while !shutdown.is_requested() {
-            let wire = tokio::select! {
-                biased;
-                () = shutdown.requested() => return,
-                wire = working(&mut ear, Wire::open(&self.address)) => wire,
-            };
-            let ended = match wire {
-                Ok(wire) => {
-                    attempt = 0;
-                    self.connection(wire, &mut ear, &shutdown).await
-                }
-                Err(error) => Err(error),
-            };
-            let Err(error) = ended else { return };
-            self.pings.clear();
-            *self.shared.identity() = None;
-            self.shared.connected.store(false, Ordering::Relaxed);
-            self.shared.table().disconnected();
-            ear.hear(Event::Down(error.to_string()));
-            if !working(&mut ear, shutdown.pause(backoff(attempt))).await {
-                return;
-            }
-            attempt += 1;
-        }
-    }
-
-    /// Lives through one connection; ends without an error only when the ending was asked for.
-    async fn connection(&mut self, mut wire: Wire, ear: &mut impl Ear, shutdown: &Shutdown) -> io::Result<()> {
-        (*self.shared.identity()).clone_from(&wire.identity);
-        self.shared.connected.store(true, Ordering::Relaxed);
-        ear.hear(Event::Up);
-        let mut heartbeat = interval(HEARTBEAT);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut heard = Instant::now();
-        loop {
-            self.send_changes(&mut wire).await?;
-            let is_left = ear.work();
-            tokio::select! {
-                biased;
-                () = shutdown.requested() => return Ok(()),
-                // Before the socket, which under load always has more.
-                () = self.shared.renewed.notified() => return Err(io::Error::other("another server is the primary now")),
-                Some(reached) = self.requests.recv() => self.ping(&mut wire, Some(reached)).await?,
-                filled = wire.fill(), if !ear.is_full() => {
-                    filled?;
-                    heard = Instant::now();
-                    self.hear(&mut wire, ear)?;
-                }
-                () = self.shared.changed.notified() => {}
-                _ = heartbeat.tick() => {
-                    if ear.is_full() {
-                        // It is not the server who is silent.
-                        heard = Instant::now();
-                    } else if heard.elapsed() > SILENCE {
-                        return Err(io::Error::new(io::ErrorKind::TimedOut, format!("silent for {SILENCE:?}")));
-                    }
-                    self.ping(&mut wire, None).await?;
-                    if wire.identity.is_some() {
-                        wire.send(&["INFO", "replication"]).await?;
-                    }
-                }
-                // Only who yields is told what has come in.
-                () = yield_now(), if is_left => {}
-            }
-        }
-    }
-
-    async fn send_changes(&mut self, wire: &mut Wire) -> io::Result<()> {
-        let commands = self.shared.table().take(BATCH);
-        for (name, channels) in [("SUBSCRIBE", commands.subscribe), ("UNSUBSCRIBE", commands.unsubscribe)] {
-            if !channels.is_empty() {
-                let mut command = vec![name.to_owned()];
-                command.extend(channels);
-                wire.send(&command).await?;
-            }
-        }
-        if self.shared.table().has_changes() {
-            // The rest goes out after what the server has said meanwhile was read.
-            self.shared.changed.notify_one();
-        }
-        Ok(())
-    }
-
-    async fn ping(&mut self, wire: &mut Wire, reached: Option<oneshot::Sender<()>>) -> io::Result<()> {
-        self.pings.push_back(reached);
-        wire.send(&["PING"]).await
-    }
-
-    fn hear(&mut self, wire: &mut Wire, ear: &mut impl Ear) -> io::Result<()> {
-        while let Some(said) = wire.said()? {
-            match said {
-                Said::Message { channel, payload } => ear.hear(Event::Message { channel, payload }),
-                Said::Confirmed { channel } => {
-                    let name = String::from_utf8_lossy(&channel);
-                    if self.shared.table().confirmed(&name) {
-                        ear.hear(Event::Resumed(channel));
-                    }
-                }
-                Said::Pong => {
-                    if let Some(Some(reached)) = self.pings.pop_front() {
-                        let _ = reached.send(());
-                    }
-                }
-                Said::Info(info) => {
-                    // A server that stepped down keeps its connections, and one that came back by itself is another.
-                    let identity = primary_identity(&info).map_err(io::Error::other)?;
-                    if wire.identity.as_ref() != Some(&identity) {
-                        return Err(io::Error::other("the server became another one (a promotion or a restart)"));
-                    }
-                }
-                Said::Error(text) => return Err(io::Error::other(format!("Redis refused a subscription: {text}"))),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Waits while `ear` works: what was heard before goes out without a connection, too.
-async fn working<T>(ear: &mut impl Ear, wait: impl Future<Output = T>) -> T {
-    let mut wait = pin!(wait);
-    loop {
-        let is_left = ear.work();
-        tokio::select! {
-            biased;
-            done = &mut wait => return done,
-            () = yield_now(), if is_left => {}
-        }
-    }
-}
-
-/// Between half and the whole of a doubling delay, so that bridges do not come back in step.
-fn backoff(attempt: u32) -> Duration {
-    let whole = 50_u64 << attempt.min(6);
-    Duration::from_millis(whole / 2 + fastrand::u64(..=whole / 2))
 }

@@ -30,6 +30,14 @@ impl Feed {
         }
     }
 
+    /// Whether this is the feed that carries `channel`.
+    pub fn carries(&self, channel: &Channel) -> bool {
+        match channel.owner() {
+            Some(owner) => self.0.strip_prefix("u:") == Some(owner),
+            None => self.0.strip_prefix("c:") == Some(channel.as_str()),
+        }
+    }
+
     /// The channel on which this feed carries publications of `topic`.
     ///
     /// The owner comes from the feed and never from the publication: what reaches a user was published to that user.
@@ -96,8 +104,14 @@ impl Partitions {
 
     /// The feed of a Redis pub/sub channel, when it is one.
     pub fn feed(pubsub: &str) -> Option<Feed> {
-        let (_, name) = pubsub.strip_prefix("griot:{")?.split_once('}')?;
-        name.strip_prefix(":feed:").map(|feed| Feed(feed.into()))
+        Self::split(pubsub).map(|(_, feed)| Feed(feed.into()))
+    }
+
+    /// The partition's prefix and the feed's text in such a name.
+    pub(crate) fn split(pubsub: &str) -> Option<(&str, &str)> {
+        let (tag, _) = pubsub.strip_prefix("griot:{")?.split_once('}')?;
+        let (prefix, rest) = pubsub.split_at_checked("griot:{}:".len() + tag.len())?;
+        Some((prefix, rest.strip_prefix("feed:")?)).filter(|_| prefix.ends_with(':'))
     }
 }
 
@@ -110,7 +124,8 @@ mod tests {
         let orders = Channel::parse("orders:#a{b}c").expect("channel");
         let wallet = Channel::parse("wallet-updates:#a{b}c").expect("channel");
         assert_eq!(Feed::of(&orders), Feed::of(&wallet));
-        assert_eq!(Feed::of(&orders).channel("wallet-updates"), Some(wallet));
+        assert_eq!(Feed::of(&orders).channel("wallet-updates").as_ref(), Some(&wallet));
+        assert!(Feed::of(&orders).carries(&wallet) && orders.shares_owner(&wallet));
         let partitions = Partitions::new(64);
         assert_eq!(Partitions::feed(&partitions.pubsub(&Feed::of(&orders))), Some(Feed::of(&orders)));
         for name in ["orders", "griot:{deployment}", "griot:{1.0}:position:u:42", "griot:{1.0:feed:u:42", "griot:{"] {
@@ -123,6 +138,8 @@ mod tests {
         let room = Feed::of(&Channel::parse("orders:room").expect("channel"));
         assert!(room.channel("orders").is_some());
         assert_eq!(room.channel("notifications"), None);
+        let (other, personal) = (Channel::parse("orders"), Channel::parse("orders:#room"));
+        assert!(![other, personal].into_iter().flatten().any(|other| room.carries(&other)));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Reading where channels stand.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use fred::types::Value;
 
@@ -38,24 +40,27 @@ pub async fn read(redis: &Redis, feeds: &[Feed]) -> Result<Vec<Result<FeedPositi
     let asked: Vec<_> =
         feeds.iter().map(|feed| (feed.clone(), vec![Bytes::copy_from_slice(feed.as_str().as_bytes())])).collect();
     let answers = script::run_each(redis, &script::POSITIONS, &[], &asked).await?;
-    Ok(answers.iter().map(|fields| feed_position(fields)).collect())
+    Ok(answers.iter().map(|fields| of_fields(fields.iter().map(Value::as_str))).collect())
 }
 
-fn feed_position(fields: &[Value]) -> Result<FeedPosition, RedisError> {
-    if let [error] = fields {
-        return Err(RedisError::answered(error.as_string().unwrap_or_default()));
+/// A feed's answer, field by field.
+pub(crate) fn of_fields<'a>(
+    fields: impl Iterator<Item = Option<Cow<'a, str>>> + Clone,
+) -> Result<FeedPosition, RedisError> {
+    let mut alone = fields.clone();
+    if let (Some(error), None) = (alone.next(), alone.next()) {
+        return Err(RedisError::answered(error.unwrap_or_default().into_owned()));
     }
     known_form(fields).ok_or_else(|| RedisError::Refused("a position of unknown form".into()))
 }
 
-fn known_form(fields: &[Value]) -> Option<FeedPosition> {
-    let [epoch, sequence, tops @ ..] = fields else { return None };
-    let tops = tops.chunks_exact(2).map(|pair| Some((pair[0].as_string()?, pair[1].as_u64()?)));
-    Some(FeedPosition {
-        epoch: epoch.as_string()?.parse().ok()?,
-        sequence: sequence.as_u64()?,
-        tops: tops.collect::<Option<_>>()?,
-    })
+fn known_form<'a>(mut fields: impl Iterator<Item = Option<Cow<'a, str>>>) -> Option<FeedPosition> {
+    let (epoch, sequence) = (fields.next()??.parse().ok()?, fields.next()??.parse().ok()?);
+    let mut tops = Vec::new();
+    while let Some(topic) = fields.next() {
+        tops.push((topic?.into_owned(), fields.next()??.parse().ok()?));
+    }
+    Some(FeedPosition { epoch, sequence, tops })
 }
 
 /// Redis's glob for the positions of all feeds. Whoever removes them has every subscriber told that continuity is lost.

@@ -82,6 +82,11 @@ impl Default for RedisConfig {
 }
 
 impl RedisConfig {
+    /// The arguments with which every script begins, see `lua/fence.lua`.
+    pub(crate) fn fenced(&self) -> [String; 2] {
+        [u8::from(self.fence).to_string(), self.position_ttl_seconds.to_string()]
+    }
+
     /// fred's configuration of this server; also the one parser of the URL.
     pub(crate) fn server(&self) -> Result<Config, ConfigError> {
         if !self.url.starts_with("redis://") {

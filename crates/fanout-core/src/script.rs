@@ -66,11 +66,7 @@ pub(crate) async fn run<T: fred::types::FromValue>(
     prefix: &str,
     arguments: Vec<Bytes>,
 ) -> Result<T, RedisError> {
-    let config = redis.config();
-    let fence = if config.fence { "1" } else { "0" };
-    let mut all: Vec<Value> = Vec::with_capacity(arguments.len() + 2);
-    all.push(fence.into());
-    all.push(config.position_ttl_seconds.to_string().into());
-    all.extend(arguments.into_iter().map(Value::Bytes));
+    let fenced = redis.config().fenced().map(Value::from);
+    let all: Vec<Value> = fenced.into_iter().chain(arguments.into_iter().map(Value::Bytes)).collect();
     Ok(script.evalsha_with_reload(redis.client(), prefix, all).await?)
 }

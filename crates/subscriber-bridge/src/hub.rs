@@ -14,12 +14,12 @@ use std::sync::Arc;
 use fanout_core::envelope::Position;
 use fanout_core::link::Link;
 use fanout_core::names::{Feed, Partitions};
-use fanout_core::{Channel, Topics, control};
+use fanout_core::{Channel, Topic, Topics, control};
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::oneshot;
 
 use self::delivery::Busy;
 use self::repairing::Ailing;
+use crate::arrival::Arrival;
 use crate::audience::Audience;
 use crate::join::Joining;
 use crate::metrics::Metrics;
@@ -67,31 +67,48 @@ impl Hub {
     }
 
     /// Adds the connection to `channels`. What is published from now on is held until [`activate`](Self::activate).
-    /// Each receiver hears when the link's subscription of one feed is confirmed.
     pub(crate) fn join(
         &self,
         connection: ConnectionId,
         outbox: &Arc<Outbox>,
         channels: &[Joining],
         server_side: bool,
-    ) -> Vec<oneshot::Receiver<()>> {
-        let mut confirmations: Vec<(Feed, oneshot::Receiver<()>)> = Vec::new();
-        for Joining { channel, terms, .. } in channels {
-            let feed = Feed::of(channel);
+    ) -> Arrival {
+        let mut feeds: Vec<(Feed, bool)> = Vec::new();
+        for channels in channels.chunk_by(|one, next| one.channel.shares_owner(&next.channel)) {
+            let feed = Feed::of(&channels[0].channel);
             let mut shard = self.shard(&feed);
-            let subscription = Subscription::joining(Arc::clone(outbox), server_side, terms.hears);
             let audience = shard.entry(feed.clone()).or_insert_with(|| {
                 self.metrics.feeds.inc();
                 Box::default()
             });
-            audience.of(channel).insert(connection, subscription);
-            if !confirmations.iter().any(|(known, _)| *known == feed) {
-                // Under the shard's lock, so that it cannot cross another connection's leaving.
-                let confirmed = self.link.subscribe(&self.partitions.pubsub(&feed));
-                confirmations.push((feed, confirmed));
+            for Joining { channel, terms, .. } in channels {
+                let subscription = Subscription::joining(Arc::clone(outbox), server_side, terms.hears);
+                audience.of(channel).insert(connection, subscription);
+            }
+            drop(shard);
+            let keep = |Joining { channel, .. }: &Joining| self.topics.of(channel).is_some_and(Topic::keeps_history);
+            let keeps = channels.iter().any(keep);
+            match feeds.iter_mut().find(|(known, _)| *known == feed) {
+                Some((_, any)) => *any |= keeps,
+                None => feeds.push((feed, keeps)),
             }
         }
-        confirmations.into_iter().map(|(_, confirmed)| confirmed).collect()
+        // Not before all are there: whatever is published after the position was read has to find each of them.
+        let mut arrival = Arrival::default();
+        for (feed, keeps) in feeds {
+            let pubsub = self.partitions.pubsub(&feed);
+            // Under the shard's lock, so that it cannot cross anybody's leaving.
+            let shard = self.shard(&feed);
+            if !shard.contains_key(&feed) {
+                continue;
+            }
+            match keeps {
+                true => arrival.position(feed, self.link.join(&pubsub)),
+                false => arrival.confirmation(self.link.subscribe(&pubsub)),
+            }
+        }
+        arrival
     }
 
     /// Begins delivery on `channel` after `position`, with what was held since [`join`](Self::join). The caller has

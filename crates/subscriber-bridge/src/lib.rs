@@ -4,6 +4,7 @@
 
 mod admission;
 mod allowance;
+mod arrival;
 mod attendance;
 mod audience;
 pub mod backend;

@@ -1,11 +1,10 @@
 //! Recovery by position: what a client that comes back has missed.
 
-use std::collections::HashMap;
-
+use fanout_core::Channel;
 use fanout_core::envelope::Position;
 use fanout_core::history::{self, Since};
 use fanout_core::names::Feed;
-use fanout_core::{Channel, Topic, position};
+use fanout_core::position::FeedPosition;
 
 use crate::join::{Join, Standing};
 use crate::metrics::Metrics;
@@ -16,11 +15,20 @@ use crate::{Shared, protocol};
 /// Most bytes of missed publications in one reply: clients take messages of 1 MiB (centrifuge-python) at least.
 pub(crate) const MAX_REPLY_BYTES: usize = 768 * 1024;
 
-/// Where `channels` stand, each with what its client asks to recover; `None` for those without history and those whose
-/// position Redis does not give, and altogether when Redis is away. What is missed takes its `room`.
-pub(crate) async fn standings(shared: &Shared, join: &Join, room: &mut Taken) -> Option<Vec<Option<Standing>>> {
-    let channels: Vec<&Channel> = join.channels.iter().map(|joining| &joining.channel).collect();
-    let tops = positions(shared, &channels).await?;
+/// Where the channels of `join` stand, each with what its client asks to recover, when their feeds are at `positions`;
+/// `None` for those without history and those whose position Redis does not give. What is missed takes its `room`.
+pub(crate) async fn standings(
+    shared: &Shared,
+    join: &Join,
+    positions: &[(Feed, FeedPosition)],
+    room: &mut Taken,
+) -> Vec<Option<Standing>> {
+    let top = |channel: &Channel| {
+        shared.rules.topics.of(channel).filter(|topic| topic.keeps_history())?;
+        let (_, position) = positions.iter().find(|(feed, _)| feed.carries(channel))?;
+        Some(position.of(channel.topic()))
+    };
+    let tops: Vec<Option<Position>> = join.channels.iter().map(|joining| top(&joining.channel)).collect();
     let mut standings: Vec<Option<Standing>> =
         tops.iter().map(|top| top.map(|top| Standing { top, missed: None })).collect();
     let mut asked: Vec<(usize, Since)> = Vec::new();
@@ -30,14 +38,14 @@ pub(crate) async fn standings(shared: &Shared, join: &Join, room: &mut Taken) ->
         if same_epoch && recovery.offset == standing.top.offset {
             standing.missed = Some(Vec::new());
         } else if same_epoch && recovery.offset < standing.top.offset {
-            let channel = channels[index];
+            let channel = &join.channels[index].channel;
             let conflated = shared.rules.topics.of(channel).is_some_and(|topic| topic.conflate);
             let (epoch, offset) = (recovery.epoch.clone(), recovery.offset);
             asked.push((index, Since { channel: channel.clone(), conflated, epoch, offset }));
         }
     }
     read_missed(shared, &asked, &mut standings, room).await;
-    Some(standings)
+    standings
 }
 
 /// Reads what was missed, as long as it fits into what one connection, and all together, may have of histories.
@@ -82,22 +90,6 @@ pub(crate) fn beyond_the_reply(
         frames.extend(publications.map(|one| wire.push(protocol::published(channel.as_str(), one))));
     }
     frames
-}
-
-async fn positions(shared: &Shared, channels: &[&Channel]) -> Option<Vec<Option<Position>>> {
-    let keeps = |channel: &Channel| shared.rules.topics.of(channel).is_some_and(Topic::keeps_history);
-    let mut feeds: Vec<Feed> =
-        channels.iter().filter(|channel| keeps(channel)).map(|channel| Feed::of(channel)).collect();
-    feeds.dedup();
-    let read = position::read(&shared.redis, &feeds).await;
-    let read = read.inspect_err(|error| tracing::debug!(%error, "positions could not be read")).ok()?;
-    let by_feed: HashMap<&Feed, _> = feeds.iter().zip(&read).collect();
-    let of = |channel: &Channel| {
-        let position = by_feed.get(&Feed::of(channel)).filter(|_| keeps(channel))?;
-        let position = position.as_ref().inspect_err(|error| tracing::debug!(%channel, %error, "no position")).ok()?;
-        Some(position.of(channel.topic()))
-    };
-    Some(channels.iter().map(|channel| of(channel)).collect())
 }
 
 /// Counts what became of the recoveries that were asked for.

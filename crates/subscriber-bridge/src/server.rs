@@ -136,7 +136,6 @@ impl Visit {
     /// Speaks HTTP until the upgrade. A task of its own serves the WebSocket then, because a task keeps the size of the
     /// largest thing it ever did.
     async fn run(self, socket: TcpStream) {
-        let _ = socket.set_nodelay(true);
         let Some(stream) = self.secure(socket).await else { return };
         let stages = watch::Sender::new(Stage::New);
         let visitor = Arc::new(Visitor::new(self.clone(), stages.clone()));

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
+use super::question::{Asker, Question};
+
 /// One pub/sub channel that somebody wants, or that has to be left.
 #[derive(Debug, Default)]
 struct Entry {
@@ -17,8 +19,34 @@ struct Entry {
     was_live: bool,
     /// Whether it stands in `changed`.
     queued: bool,
-    /// Who waits for the confirmation.
-    waiting: Vec<oneshot::Sender<()>>,
+    /// Who waits. Boxed, because at most times nobody does.
+    waiting: Option<Box<Waiting>>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// For the confirmation.
+    confirmation: Vec<oneshot::Sender<()>>,
+    /// To be told where the feed stands, for which it has not been asked yet.
+    position: Vec<Asker>,
+}
+
+impl Entry {
+    fn waiting(&mut self) -> &mut Waiting {
+        self.waiting.get_or_insert_default()
+    }
+
+    fn take_confirmation(&mut self) -> Vec<oneshot::Sender<()>> {
+        let confirmation = self.waiting.as_mut().map(|waiting| std::mem::take(&mut waiting.confirmation));
+        self.waiting.take_if(|waiting| waiting.position.is_empty());
+        confirmation.unwrap_or_default()
+    }
+
+    fn take_position(&mut self) -> Vec<Asker> {
+        let position = self.waiting.as_mut().map(|waiting| std::mem::take(&mut waiting.position));
+        self.waiting.take_if(|waiting| waiting.confirmation.is_empty());
+        position.unwrap_or_default()
+    }
 }
 
 /// The subscriptions of one link.
@@ -31,10 +59,12 @@ pub(super) struct Table {
 }
 
 /// The commands that bring the server's view closer to the wanted one.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Commands {
     pub(super) subscribe: Vec<String>,
     pub(super) unsubscribe: Vec<String>,
+    /// To be asked after all has been subscribed: what is published after the answer then arrives.
+    pub(super) ask: Vec<Question>,
 }
 
 impl Table {
@@ -47,10 +77,25 @@ impl Table {
             let _ = waiting.send(());
             return;
         }
-        // While Redis is away, those who gave up waiting must not pile up.
-        entry.waiting.retain(|waiting| !waiting.is_closed());
-        entry.waiting.push(waiting);
+        add(&mut entry.waiting().confirmation, waiting);
         Self::queue(&mut self.changed, channel, entry);
+    }
+
+    /// Wants `channel`, which is a feed's; `asker` hears where that stands, once it is subscribed.
+    pub(super) fn ask(&mut self, channel: &str, asker: Asker) {
+        let entry = self.entries.entry(channel.to_owned()).or_default();
+        entry.wanted = true;
+        add(&mut entry.waiting().position, asker);
+        Self::queue(&mut self.changed, channel, entry);
+    }
+
+    /// The connection ended before `question` was answered: it is asked again on the next.
+    pub(super) fn ask_again(&mut self, question: Question) {
+        // Nobody asks for what was left.
+        if let Some(entry) = self.entries.get_mut(&question.channel).filter(|entry| entry.wanted) {
+            entry.waiting().position.extend(question.askers);
+            Self::queue(&mut self.changed, &question.channel, entry);
+        }
     }
 
     /// Wants `channel` no longer.
@@ -58,7 +103,7 @@ impl Table {
         if let Some(entry) = self.entries.get_mut(channel) {
             entry.wanted = false;
             entry.was_live = false;
-            entry.waiting.clear();
+            entry.waiting = None;
             Self::queue(&mut self.changed, channel, entry);
         }
     }
@@ -82,6 +127,10 @@ impl Table {
         for channel in self.changed.drain(..limit.min(self.changed.len())) {
             let Some(entry) = self.entries.get_mut(&channel) else { continue };
             entry.queued = false;
+            let askers = entry.take_position();
+            if !askers.is_empty() {
+                commands.ask.push(Question { channel: channel.clone(), askers });
+            }
             if entry.wanted != entry.sent {
                 entry.sent = entry.wanted;
                 entry.outstanding += 1;
@@ -115,7 +164,7 @@ impl Table {
             }
             return false;
         }
-        for waiting in entry.waiting.drain(..) {
+        for waiting in entry.take_confirmation() {
             let _ = waiting.send(());
         }
         std::mem::take(&mut entry.was_live)
@@ -134,9 +183,19 @@ impl Table {
     }
 }
 
+/// Adds one who waits. While Redis is away those who gave up must not pile up: they are looked for before the list grows.
+fn add<T>(waiting: &mut Vec<oneshot::Sender<T>>, one: oneshot::Sender<T>) {
+    if waiting.len() == waiting.capacity() {
+        waiting.retain(|one| !one.is_closed());
+    }
+    waiting.push(one);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::position::FeedPosition;
+    use crate::redis::RedisError;
 
     fn want(table: &mut Table, channel: &str) -> oneshot::Receiver<()> {
         let (waiting, confirmed) = oneshot::channel();
@@ -144,16 +203,28 @@ mod tests {
         confirmed
     }
 
-    fn subscribe(channels: &[&str]) -> Commands {
-        Commands { subscribe: channels.iter().map(|c| (*c).to_owned()).collect(), ..Commands::default() }
+    /// What is sent: subscribed, left, asked.
+    fn sent(table: &mut Table) -> [Vec<String>; 3] {
+        let Commands { subscribe, unsubscribe, ask } = table.take(10);
+        [subscribe, unsubscribe, ask.into_iter().map(|question| question.channel).collect()]
+    }
+
+    fn these(subscribe: &[&str], unsubscribe: &[&str], ask: &[&str]) -> [Vec<String>; 3] {
+        [subscribe, unsubscribe, ask].map(|channels| channels.iter().map(|channel| (*channel).to_owned()).collect())
+    }
+
+    fn ask(table: &mut Table, channel: &str) -> oneshot::Receiver<Result<FeedPosition, RedisError>> {
+        let (asker, answered) = oneshot::channel();
+        table.ask(channel, asker);
+        answered
     }
 
     #[test]
     fn two_who_want_the_same_cost_one_command() {
         let mut table = Table::default();
         let (mut first, mut second) = (want(&mut table, "a"), want(&mut table, "a"));
-        assert_eq!(table.take(10), subscribe(&["a"]));
-        assert_eq!(table.take(10), Commands::default());
+        assert_eq!(sent(&mut table), these(&["a"], &[], &[]));
+        assert_eq!(sent(&mut table), these(&[], &[], &[]));
         assert!(first.try_recv().is_err());
         assert!(!table.confirmed("a"));
         assert!(first.try_recv().is_ok() && second.try_recv().is_ok());
@@ -164,11 +235,11 @@ mod tests {
     fn a_subscription_that_was_left_meanwhile_is_confirmed_by_its_last_command_only() {
         let mut table = Table::default();
         drop(want(&mut table, "a"));
-        assert_eq!(table.take(10), subscribe(&["a"]));
+        assert_eq!(sent(&mut table), these(&["a"], &[], &[]));
         table.leave("a");
         assert_eq!(table.take(10).unsubscribe, ["a"]);
         let mut again = want(&mut table, "a");
-        assert_eq!(table.take(10), subscribe(&["a"]));
+        assert_eq!(sent(&mut table), these(&["a"], &[], &[]));
         table.confirmed("a");
         table.confirmed("a");
         assert!(again.try_recv().is_err(), "the second SUBSCRIBE is still under way");
@@ -204,7 +275,32 @@ mod tests {
         table.confirmed("a");
         drop(want(&mut table, "b"));
         table.leave("b");
-        assert_eq!(table.take(10), Commands::default());
+        drop(ask(&mut table, "c"));
+        table.leave("c");
+        assert_eq!(sent(&mut table), these(&[], &[], &[]));
         assert!(table.entries.is_empty());
+    }
+
+    #[test]
+    fn who_asks_is_answered_from_after_the_asking() {
+        let mut table = Table::default();
+        let _first = ask(&mut table, "a");
+        assert_eq!(sent(&mut table), these(&["a"], &[], &["a"]));
+        let _later = ask(&mut table, "a");
+        assert_eq!(sent(&mut table), these(&[], &[], &["a"]), "subscribed it is, but that answer may be older");
+    }
+
+    #[test]
+    fn a_question_that_the_connection_takes_with_it_is_asked_again() {
+        let mut table = Table::default();
+        let (stays, left) = (ask(&mut table, "a"), ask(&mut table, "b"));
+        let under_way = table.take(10).ask;
+        table.leave("b");
+        table.disconnected();
+        under_way.into_iter().for_each(|question| table.ask_again(question));
+        let again = table.take(10);
+        assert_eq!((again.subscribe, again.ask.len()), (vec!["a".to_owned()], 1));
+        assert!(!again.ask[0].askers[0].is_closed(), "it is the same asker");
+        drop((stays, left));
     }
 }

@@ -1,6 +1,6 @@
-//! One RESP3 connection that only subscribes: bytes in, frames out.
+//! One RESP3 connection: commands out, and what the server says in.
 
-use std::io;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -30,18 +30,16 @@ pub(super) struct Address {
     pub(super) identified: bool,
 }
 
-/// What the server says on a connection that subscribes.
-#[derive(Debug, PartialEq, Eq)]
+/// What the server says.
+#[derive(Debug, PartialEq)]
 pub(super) enum Said {
     /// Something was published.
     Message { channel: Bytes, payload: Bytes },
     /// One SUBSCRIBE or UNSUBSCRIBE was carried out.
     Confirmed { channel: Bytes },
-    /// The answer to a PING.
-    Pong,
-    /// The answer to INFO.
-    Info(String),
-    /// An error, which on such a connection cannot be told which command it answers.
+    /// The answer to the oldest command that has none: any but SUBSCRIBE and UNSUBSCRIBE.
+    Answer(BytesFrame),
+    /// An error. It cannot be told whether it answers such a command, or is in place of a confirmation.
     Error(String),
 }
 
@@ -49,6 +47,8 @@ pub(super) enum Said {
 pub(super) struct Wire {
     stream: TcpStream,
     buffer: BytesMut,
+    /// Commands that are not sent yet.
+    commands: Vec<u8>,
     /// Who answered when the connection was opened; none when it was not asked for.
     pub(super) identity: Option<String>,
 }
@@ -63,43 +63,56 @@ impl Wire {
     async fn open_unbounded(address: &Address) -> io::Result<Self> {
         let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
         stream.set_nodelay(true)?;
-        let mut wire = Self { stream, buffer: BytesMut::new(), identity: None };
+        let mut wire = Self { stream, buffer: BytesMut::new(), commands: Vec::new(), identity: None };
         let mut hello = vec!["HELLO", "3"];
         if let Some(password) = &address.password {
             hello.extend(["AUTH", address.username.as_deref().unwrap_or("default"), password]);
         }
         hello.extend(["SETNAME", "griot-link"]);
-        wire.send(&hello).await?;
-        match wire.next_frame().await? {
-            BytesFrame::Map { .. } => {}
-            BytesFrame::SimpleError { data, .. } => return Err(io::Error::other(data.to_string())),
-            _ => {
-                let text = "HELLO 3 was answered by something else than a map";
-                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-            }
+        wire.command(&hello);
+        if !matches!(wire.answer().await?, BytesFrame::Map { .. }) {
+            let text = "HELLO 3 was answered by something else than a map";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         if address.identified {
-            wire.send(&["INFO", "replication"]).await?;
-            let said = understand(wire.next_frame().await?);
-            wire.identity = match said {
-                Some(Said::Info(info)) => Some(primary_identity(&info).map_err(io::Error::other)?),
-                Some(Said::Error(text)) => return Err(io::Error::other(text)),
-                _ => None,
-            };
+            wire.command(&["INFO", "replication"]);
+            wire.identity = Some(identity(wire.answer().await?)?);
         }
         Ok(wire)
     }
 
-    /// Sends one command.
-    pub(super) async fn send<S: AsRef<str>>(&mut self, command: &[S]) -> io::Result<()> {
-        let mut bytes = format!("*{}\r\n", command.len()).into_bytes();
-        for word in command {
-            let word = word.as_ref();
-            bytes.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
+    /// Adds a command to what the next [`send`](Self::send) sends.
+    pub(super) fn command(&mut self, words: &[&str]) {
+        // Writing to memory does not fail.
+        let _ = write!(self.commands, "*{}\r\n", words.len());
+        for word in words {
+            let _ = write!(self.commands, "${}\r\n{word}\r\n", word.len());
         }
-        timeout(PATIENCE, self.stream.write_all(&bytes))
+    }
+
+    /// Sends all commands that wait for it, in one write.
+    pub(super) async fn send(&mut self) -> io::Result<()> {
+        if self.commands.is_empty() {
+            return Ok(());
+        }
+        timeout(PATIENCE, self.stream.write_all(&self.commands))
             .await
-            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the server does not read")))
+            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the server does not read")))?;
+        self.commands.clear();
+        Ok(())
+    }
+
+    /// Sends what waits, and waits for the answer: nothing else may be under way.
+    async fn answer(&mut self) -> io::Result<BytesFrame> {
+        self.send().await?;
+        loop {
+            match self.said()? {
+                Some(Said::Answer(frame)) => return Ok(frame),
+                Some(Said::Error(text)) => return Err(io::Error::other(text)),
+                Some(_) => {}
+                None => self.fill().await?,
+            }
+        }
     }
 
     /// Waits for bytes; cancel-safe. An error of kind `UnexpectedEof` is the server closing.
@@ -128,15 +141,6 @@ impl Wire {
                     }
                 }
             }
-        }
-    }
-
-    async fn next_frame(&mut self) -> io::Result<BytesFrame> {
-        loop {
-            if let Some(frame) = self.frame()? {
-                return Ok(frame);
-            }
-            self.fill().await?;
         }
     }
 
@@ -192,14 +196,19 @@ fn understand(frame: BytesFrame) -> Option<Said> {
                 _ => None,
             }
         }
-        BytesFrame::SimpleString { data, .. } if data.as_ref() == b"PONG" => Some(Said::Pong),
-        BytesFrame::VerbatimString { data, .. } | BytesFrame::BlobString { data, .. } => {
-            Some(Said::Info(String::from_utf8_lossy(&data).into_owned()))
-        }
         BytesFrame::SimpleError { data, .. } => Some(Said::Error(data.to_string())),
         BytesFrame::BlobError { data, .. } => Some(Said::Error(String::from_utf8_lossy(&data).into_owned())),
-        _ => None,
+        answer => Some(Said::Answer(answer)),
     }
+}
+
+/// Who the server is by its answer to `INFO replication`.
+pub(super) fn identity(answer: BytesFrame) -> io::Result<String> {
+    let info = match &answer {
+        BytesFrame::VerbatimString { data, .. } | BytesFrame::BlobString { data, .. } => String::from_utf8_lossy(data),
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "INFO was answered by something else than text")),
+    };
+    primary_identity(&info).map_err(io::Error::other)
 }
 
 fn text(frame: BytesFrame) -> Option<Bytes> {

@@ -3,7 +3,6 @@
 use fanout_core::history::{self, Ask, PageError};
 use fanout_core::presence::{self, Member};
 use fanout_core::{Channel, ClientInfo, Data, Publication, PublishError, UserId};
-use futures::future::join_all;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
@@ -85,21 +84,21 @@ impl Connection {
         if entered { Ok(()) } else { Err(codes::CONNECTION_LIMIT) }
     }
 
-    /// Subscribes first, reads positions and what a recovering client missed then, replies, and only after that lets
-    /// publications through: what was published meanwhile was held, so that nothing falls between and nothing overtakes the
-    /// reply.
+    /// Subscribes and hears where the feeds then stand, reads what a recovering client missed, replies, and only after that
+    /// lets publications through: what was published meanwhile was held, so that nothing falls between and nothing overtakes
+    /// the reply.
     pub(super) async fn join(&mut self, join: Join) {
         let cause = join.cause;
         let server_side = cause != Cause::Subscribe;
-        let confirmations = self.shared.hub.join(self.id, &self.outbox, &join.channels, server_side);
+        let arrival = self.shared.hub.join(self.id, &self.outbox, &join.channels, server_side);
         let mut room = self.shared.room.nothing();
         let read = async {
-            join_all(confirmations).await;
-            recovery::standings(&self.shared, &join, &mut room).await
+            let positions = arrival.positions().await;
+            recovery::standings(&self.shared, &join, &positions, &mut room).await
         };
         let patience = if self.shared.link.is_connected() { JOIN_PATIENCE } else { LOST_PATIENCE };
-        let standings = timeout(patience, read).await.ok().flatten();
-        let mut standings = standings.unwrap_or_else(|| join.channels.iter().map(|_| None).collect());
+        let standings = timeout(patience, read).await;
+        let mut standings = standings.unwrap_or_else(|_| join.channels.iter().map(|_| None).collect());
         recovery::count(&self.shared.metrics, &join, &standings);
         let channels: Vec<Channel> = join.channels.iter().map(|joining| joining.channel.clone()).collect();
         let members: Vec<Member> =
