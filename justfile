@@ -52,7 +52,7 @@ fresh COMMITS="10000": build
 
 # What a delivery and a connection cost, beside the floor server and what users would pick instead: `just bench [ROW…]`, `--help` lists all.
 bench *ARGS:
-    cargo build --release --package griot-bench --package subscriber-bridge --bins
+    cargo build --release --package griot-bench --package subscriber-bridge --package publisher --package invalidation-worker --bins
     target/release/bench "$@"
 
 # What `just bench` compares with beyond the floor: the Node recipe and socket.io, into bench/baselines/node; `./dev bench-setup` installs nchan too.

@@ -28,14 +28,14 @@ pub(super) async fn beside_a_broadcast(round: Round<'_>) -> Result<Vec<Figure>> 
     let server = round.subject.start(round.redis, "").await?;
     let (mut crowd, mut users) = (Driver::start()?, Driver::start()?);
     // What is published to the users must not reach the crowd.
-    let connect = Connect { first_user: USERS, ..round.connect(&server, round.size, Some(BROADCAST)) };
+    let connect = Connect { first_user: USERS, ..round.connect(server.addr, round.size, Some(BROADCAST)) };
     crowd.tell(&Command::Connect(connect)).await?;
-    users.tell(&Command::Connect(round.connect(&server, USERS, None))).await?;
+    users.tell(&Command::Connect(round.connect(server.addr, USERS, None))).await?;
     let publish = || round.personal(Pace::PerSecond(1_000.0), round.seconds(), USERS);
-    users.deliver(&server, publish()).await?;
-    let alone = users.deliver(&server, publish()).await?.answer.counted;
+    users.deliver(server.pid, publish()).await?;
+    let alone = users.deliver(server.pid, publish()).await?.answer.counted;
     let broadcast = round.broadcast(WINDOW, round.seconds() + 1.0, round.size);
-    let (crowded, beside) = tokio::join!(crowd.deliver(&server, broadcast), users.deliver(&server, publish()));
+    let (crowded, beside) = tokio::join!(crowd.deliver(server.pid, broadcast), users.deliver(server.pid, publish()));
     let (crowded, beside) = (crowded?, beside?.answer.counted);
     Ok(vec![
         cost("p99 alone", "ms", alone.p99 / 1e3),
