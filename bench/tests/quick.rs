@@ -36,7 +36,7 @@ fn rows_measure_griot_and_the_floor_and_lose_nothing() {
 }
 
 #[test]
-fn what_only_griot_does_is_measured_and_who_does_not_read_is_ended() {
+fn what_only_griot_does_is_measured_and_who_does_not_read_costs_the_others_nothing() {
     let rows = ["slow-readers", "recovery", "publish", "commit-to-screen"];
     let folder = measure(&rows, &["griot"], 1);
     let results = Results::read(&folder.path().join("results.json")).expect("results");
