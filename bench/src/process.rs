@@ -53,8 +53,8 @@ pub async fn peak<T>(pid: u32, work: impl Future<Output = T>) -> Result<(T, u64)
     loop {
         tokio::select! {
             biased;
-            done = &mut work => return Ok((done, resident_now(pid)?.max(peak))),
             _ = turns.tick() => peak = resident_now(pid)?.max(peak),
+            done = &mut work => return Ok((done, resident_now(pid)?.max(peak))),
         }
     }
 }
@@ -146,8 +146,8 @@ mod tests {
         let before = resident_now(own)?;
         let work = async {
             let much = std::hint::black_box(vec![1_u8; 64 << 20]);
-            // It is looked at when it waits for the first time.
-            tokio::task::yield_now().await;
+            // A turn that is due comes before it goes on.
+            tokio::time::sleep(LOOK).await;
             drop(much);
         };
         let ((), peak) = peak(own, work).await?;

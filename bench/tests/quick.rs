@@ -44,7 +44,7 @@ fn what_only_griot_does_is_measured_and_who_does_not_read_costs_the_others_nothi
         let of = results.measurements.iter().find(|of| of.row == "slow-readers" && of.metric == metric);
         of.unwrap_or_else(|| panic!("no {metric}")).rounds[0]
     };
-    assert_eq!(value("missing of those who read"), 0.0);
+    assert_eq!(value("lost by those who read"), 0.0);
 }
 
 #[test]

@@ -12,9 +12,6 @@ use super::outlet::{Outlet, Via};
 use super::tally::Tally;
 use super::{Answer, Counted};
 
-/// What is due more often than this goes out together, to every subject alike: a step of thousands a second is as cheap
-/// for whoever publishes and for Redis as a site's would be.
-const STEP: Duration = Duration::from_millis(5);
 /// How often it is looked whether everything has arrived.
 const LOOK: Duration = Duration::from_millis(1);
 /// Publications of a step where nothing says when they are due.
@@ -35,6 +32,8 @@ pub struct Publish {
     pub topic: String,
     /// How fast.
     pub pace: Pace,
+    /// What is due within so long leaves together.
+    pub step: Duration,
     /// For how many seconds.
     pub seconds: f64,
     /// So many deliveries each publication makes; with 0 none is waited for.
@@ -93,7 +92,7 @@ fn spread(publish: &Publish, mut outlet: Outlet, tally: &Tally) -> Result<u64> {
         match publish.pace {
             Pace::PerSecond(rate) => {
                 let next = Duration::from_secs_f64(published as f64 / rate);
-                thread::sleep(next.saturating_sub(begin.elapsed()).max(STEP));
+                thread::sleep(next.saturating_sub(begin.elapsed()).max(publish.step));
             }
             Pace::Window(_) => thread::sleep(Duration::from_micros(100)),
             Pace::Each(_) => {}

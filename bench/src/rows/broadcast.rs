@@ -74,8 +74,8 @@ pub(super) async fn slow_readers(round: Round<'_>) -> Result<Vec<Figure>> {
     Ok(vec![
         // Of all together: what waits is the same for everybody, and a server may keep it once.
         cost("peak growth of memory", "MB", peak.saturating_sub(before) as f64 / 1e6),
-        gain("connections ended of those that do not read", "", gone()? as f64 - answer.counted.closed as f64),
+        gain("connections ended as slow", "", gone()? as f64 - answer.counted.closed as f64),
         cost("p99 of those who read", "ms", answer.counted.p99 / 1e3),
-        cost("missing of those who read", "", missing as f64),
+        cost("lost by those who read", "", missing as f64),
     ])
 }

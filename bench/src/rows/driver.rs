@@ -156,6 +156,7 @@ impl Round<'_> {
             users: (0, users),
             topic: "notifications".into(),
             pace,
+            step: Duration::from_millis(1),
             seconds,
             deliveries: 1,
             bytes: BYTES,

@@ -1,18 +1,25 @@
 //! A channel for each user.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use super::broadcast::WINDOW;
 use super::driver::BROADCAST;
 use super::{Driver, Figure, Round, cost};
-use crate::load::{Command, Connect, Pace};
+use crate::load::{Command, Connect, Pace, Publish};
 
 /// Publications per second for 15,000 users; in proportion for others.
 const RATE: f64 = 20_000.0 / 15_000.0;
 
+/// Of so many a second, those of a step are one batch of the library, which could not keep up one by one beside the load
+/// client on one core. Steps are the same for everybody, so that latencies can be compared.
+const STEP: Duration = Duration::from_millis(5);
+
 pub(super) async fn paced(round: Round<'_>) -> Result<Vec<Figure>> {
     let pace = Pace::PerSecond(RATE * round.size as f64);
-    let measured = round.delivered(None, |seconds| round.personal(pace, seconds, round.size)).await?;
+    let publish = |seconds| Publish { step: STEP, ..round.personal(pace, seconds, round.size) };
+    let measured = round.delivered(None, publish).await?;
     let counted = measured.answer.counted;
     Ok(vec![
         cost("CPU per delivery", "µs", measured.each(counted.deliveries)),
