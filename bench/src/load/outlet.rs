@@ -1,8 +1,10 @@
 //! The ways on which publications leave the load process.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::task::Poll;
 use std::thread;
 use std::time::SystemTime;
 
@@ -11,6 +13,7 @@ use fanout_core::{Channel, Data, Publication, PublishError, Publisher, Receipt};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
+use tokio::task::coop::unconstrained;
 
 use super::commits::Commits;
 use super::fleet::user;
@@ -47,12 +50,13 @@ pub(super) enum Outlet {
 /// Griot's library, as a site with much to publish uses it: the next batch leaves before the last is answered.
 pub(super) struct Library {
     publisher: Publisher,
-    /// One thread, so that batches leave in the order in which they were made.
     runtime: Runtime,
     batch: Vec<Publication>,
-    unanswered: VecDeque<JoinHandle<Vec<Result<Receipt, PublishError>>>>,
+    unanswered: VecDeque<JoinHandle<Receipts>>,
     answered: bool,
 }
+
+type Receipts = Vec<Result<Receipt, PublishError>>;
 
 impl Outlet {
     pub(super) fn new(via: &Via) -> Result<Self> {
@@ -135,7 +139,13 @@ impl Library {
     fn flush(&mut self) -> Result<()> {
         if !self.batch.is_empty() {
             let (publisher, batch) = (self.publisher.clone(), std::mem::take(&mut self.batch));
-            self.unanswered.push_back(self.runtime.spawn(async move { publisher.publish_all(batch).await }));
+            let mut call = Box::pin(async move { publisher.publish_all(batch).await });
+            // By the first poll all of it is on its way, before the next batch: tasks begin in any order.
+            let begin = poll_fn(|context| Poll::Ready(call.as_mut().poll(context)));
+            match self.runtime.block_on(unconstrained(begin)) {
+                Poll::Ready(receipts) => self.take(receipts)?,
+                Poll::Pending => self.unanswered.push_back(self.runtime.spawn(call)),
+            }
         }
         // The first may have to bring its script to Redis, and nothing must overtake it.
         self.answers(if self.answered { UNANSWERED } else { 0 })
@@ -145,12 +155,15 @@ impl Library {
     fn answers(&mut self, most: usize) -> Result<()> {
         while self.unanswered.len() > most || self.unanswered.front().is_some_and(JoinHandle::is_finished) {
             let Some(batch) = self.unanswered.pop_front() else { break };
-            for receipt in self.runtime.block_on(batch)? {
-                receipt?;
-            }
-            self.answered = true;
+            let receipts = self.runtime.block_on(batch)?;
+            self.take(receipts)?;
         }
         Ok(())
+    }
+
+    fn take(&mut self, receipts: Receipts) -> Result<()> {
+        self.answered = true;
+        receipts.into_iter().try_for_each(|receipt| Ok(receipt.map(drop)?))
     }
 }
 

@@ -14,7 +14,7 @@ use super::{Answer, Counted};
 
 /// How often it is looked whether everything has arrived.
 const LOOK: Duration = Duration::from_millis(1);
-/// Publications of a step where nothing says when they are due.
+/// Most publications of a step: of more the library might send some only when others are answered.
 const PORTION: u64 = 512;
 /// Nothing more is expected when nothing came for so long.
 const QUIET: Duration = Duration::from_secs(5);
@@ -77,8 +77,9 @@ fn spread(publish: &Publish, mut outlet: Outlet, tally: &Tally) -> Result<u64> {
         let due = match publish.pace {
             Pace::PerSecond(rate) => (begin.elapsed().as_secs_f64() * rate) as u64 + 1,
             Pace::Window(window) => (arrived() - before) / publish.deliveries.max(1) + window,
-            Pace::Each(_) => all.unwrap_or_default().min(published + PORTION),
+            Pace::Each(_) => all.unwrap_or_default(),
         };
+        let due = due.min(published + PORTION);
         for index in published..due {
             let nanos = match publish.pace {
                 Pace::PerSecond(rate) => begin_nanos + (index as f64 / rate * 1e9) as u64,

@@ -59,7 +59,7 @@ pub(super) async fn slow_readers(round: Round<'_>) -> Result<Vec<Figure>> {
     };
     driver.tell(&Command::Connect(connect(listening))).await?;
     // What those who read need is there before: what grows beyond it is for those who do not.
-    driver.deliver(server.pid, publish(SENT / 2.0, round.seconds())).await?;
+    driver.tell(&Command::Publish(publish(SENT / 2.0, round.seconds()))).await?;
     driver.tell(&Command::Connect(Connect { deaf: true, ..connect(deaf) })).await?;
     let (connected, before) = (process::open_files(server.pid)?, process::resident_now(server.pid)?);
     let publish = Command::Publish(publish(SENT, 2.0 * round.seconds()));
