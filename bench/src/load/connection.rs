@@ -138,6 +138,9 @@ impl Connection {
                 self.ready = true;
                 if self.part.recovers {
                     self.positions = position::subs(payload);
+                    if !position::is_recovered(payload) {
+                        tally.unrecovered.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    }
                     Marker::all(payload).for_each(|marker| self.judge(marker, tally));
                 }
             }
@@ -221,6 +224,8 @@ mod tests {
         reply.extend_from_slice(b"]}}}}");
         let frame = websocket::frame(TEXT, &reply, false);
         assert_eq!(connection.frames(&frame, &tally), Some(frame.len()));
-        assert!(connection.ready && connection.positions.is_some() && tally.counted().deliveries == 2);
+        let counted = tally.counted();
+        assert!(connection.ready && connection.positions.is_some());
+        assert_eq!((counted.deliveries, counted.unrecovered), (2, 0));
     }
 }

@@ -32,6 +32,12 @@ pub(super) fn subs(reply: &[u8]) -> Option<String> {
     serde_json::to_string(&subs).ok()
 }
 
+/// Whether the reply gives all that was asked for.
+pub(super) fn is_recovered(reply: &[u8]) -> bool {
+    let count = |words: &[u8]| memchr::memmem::find_iter(reply, words).count();
+    count(b"\"recovered\":true") == count(b"\"was_recovering\":true")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,5 +49,12 @@ mod tests {
         let asked = r#"{"a:#7":{"recover":true,"epoch":"abcdefgh","offset":3},"b:#7":{"recover":true,"epoch":"ijklmnop","offset":0}}"#;
         assert_eq!(subs(reply).as_deref(), Some(asked));
         assert_eq!(subs(b"{}"), None);
+    }
+
+    #[test]
+    fn who_is_told_of_a_loss_has_not_recovered() {
+        let recovered = br#"{"was_recovering":true,"recovered":true},{"recoverable":true}"#;
+        let told = br#"{"was_recovering":true,"recovered":true},{"was_recovering":true}"#;
+        assert!(is_recovered(recovered) && is_recovered(b"{}") && !is_recovered(told));
     }
 }

@@ -46,15 +46,17 @@ impl Measured {
     /// Whatever did not arrive once, in order and with the right client is an error.
     pub(super) fn exactly(&self, expected: u64) -> Result<()> {
         let counted = &self.answer.counted;
-        let wrong = counted.lost + counted.twice + counted.misdelivered + counted.closed;
+        let wrong = counted.lost + counted.twice + counted.misdelivered + counted.closed + counted.unrecovered;
         ensure!(
             wrong == 0 && counted.deliveries == expected,
-            "of {expected} deliveries {} arrived; lost {}, twice {}, misdelivered {}, connections ended {}",
+            "of {expected} deliveries {} arrived; lost {}, twice {}, misdelivered {}, connections ended {}, told that they have \
+             not recovered {}",
             counted.deliveries,
             counted.lost,
             counted.twice,
             counted.misdelivered,
-            counted.closed
+            counted.closed,
+            counted.unrecovered
         );
         Ok(())
     }
