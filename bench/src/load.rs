@@ -1,15 +1,20 @@
 //! The load client: thousands of connections on one epoll loop, raw frames, several source addresses. It is a process of
 //! its own, driven by JSON lines on standard input, and says what it cost itself.
 
+mod commits;
 mod connection;
 mod dialect;
 mod fleet;
 mod marker;
+mod outlet;
+mod position;
 mod publisher;
+mod stream;
 mod tally;
 
 use std::io::BufRead;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -20,7 +25,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::dialect::Dialect;
 use self::fleet::Fleet;
-pub use self::publisher::{Pace, Publish, Via};
+pub use self::outlet::Via;
+pub use self::publisher::{Pace, Publish};
 pub use self::tally::{Counted, Tally};
 
 /// What a load process can be told to do. It answers each with one line.
@@ -59,9 +65,14 @@ pub struct Connect {
     pub channel: Option<String>,
     /// The secret that signs their tokens, where they sign in.
     pub secret: Option<String>,
-    /// Every so many-th connection never reads; 0 for none.
+    /// Whose certificates are trusted, a file in PEM; with it TLS is spoken.
+    pub trusted: Option<PathBuf>,
+    /// Whether they never read, once they are ready.
     #[serde(default)]
-    pub deaf_every: usize,
+    pub deaf: bool,
+    /// Whether they remember where their channels stand, and recover from where those stood that were closed.
+    #[serde(default)]
+    pub recovers: bool,
 }
 
 /// What a load process answers.

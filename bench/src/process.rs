@@ -1,10 +1,15 @@
 //! Processes as they are measured: where they run, what they have used.
 
 use std::fs;
+use std::pin::pin;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use tokio::time::interval;
+
+/// Between two looks at what a process has at its peak.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What the process has used of all cores since it began, all its threads together.
 ///
@@ -36,8 +41,45 @@ fn on_cpu(schedstat: &str) -> Option<u64> {
 /// The process is gone.
 pub fn resident(pid: u32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).with_context(|| format!("process {pid}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).context("no Rss in smaps_rollup")?;
-    Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)
+    kilobytes(&text, "Rss:").context("no Rss in smaps_rollup")
+}
+
+/// The most resident memory in bytes that the process is seen to have while `work` is done, and what came of that.
+///
+/// # Errors
+/// The process is gone.
+pub async fn peak<T>(pid: u32, work: impl Future<Output = T>) -> Result<(T, u64)> {
+    let (mut work, mut turns, mut peak) = (pin!(work), interval(LOOK), 0);
+    loop {
+        tokio::select! {
+            biased;
+            _ = turns.tick() => peak = resident_now(pid)?.max(peak),
+            done = &mut work => return Ok((done, resident_now(pid)?.max(peak))),
+        }
+    }
+}
+
+/// Resident memory as the kernel has it at hand: less exact than [`resident`], and no work for the process that is asked.
+///
+/// # Errors
+/// The process is gone.
+pub fn resident_now(pid: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid}"))?;
+    kilobytes(&text, "VmRSS:").context("no VmRSS in status")
+}
+
+/// How many files the process has open, connections included.
+///
+/// # Errors
+/// The process is gone.
+pub fn open_files(pid: u32) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{pid}/fd")).with_context(|| format!("process {pid}"))?.count())
+}
+
+/// What the line that begins with `name` says, in bytes.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
 }
 
 /// The cores that this process may use, by number.
@@ -96,5 +138,21 @@ mod tests {
         assert_eq!(numbers("0-1"), [0, 1]);
         assert_eq!(numbers("3,5-7"), [3, 5, 6, 7]);
         assert!(numbers("").is_empty() && !cores().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_peak_is_seen_though_it_has_passed() -> Result<()> {
+        let own = std::process::id();
+        let before = resident_now(own)?;
+        let work = async {
+            let much = std::hint::black_box(vec![1_u8; 64 << 20]);
+            // A turn that is due comes before it goes on.
+            tokio::time::sleep(LOOK).await;
+            drop(much);
+        };
+        let ((), peak) = peak(own, work).await?;
+        assert!(peak >= before + (48 << 20), "{before} {peak}");
+        assert!(open_files(own)? > 0 && resident(own)? > 0);
+        Ok(())
     }
 }

@@ -20,8 +20,8 @@ use crate::results::{Better, Machine, Measurement, Results};
 pub const LESSER_WORK: &str = "lesser work";
 /// Griot once more: what differs from the first is noise.
 const AGAIN: &str = "griot-again";
-/// Griot in protobuf, which is nobody's rival.
-const PROTOBUF: &str = "griot-protobuf";
+/// Griot spoken to in another way, and the floor: nobody's rivals.
+const OURS: [&str; 5] = ["griot", AGAIN, "griot-protobuf", "griot-tls", "floor"];
 
 /// Writes `report.md` and the plots into `dir`, which is made.
 ///
@@ -46,7 +46,7 @@ pub fn write(results: &Results, dir: &Path) -> Result<()> {
 pub fn readme_block(results: &Results) -> String {
     let table = Table(results);
     let mut others: Vec<&str> = results.measurements.iter().map(|of| of.subject.as_str()).collect();
-    others.retain(|subject| ![AGAIN, PROTOBUF, "griot", "floor"].contains(subject));
+    others.retain(|subject| !OURS.contains(subject));
     others.sort_unstable();
     others.dedup();
     let mut out = String::new();
@@ -275,8 +275,7 @@ impl<'a> Table<'a> {
 
     /// What users would pick instead, where it does the same work.
     fn baselines(&self) -> impl Iterator<Item = (&'a Measurement, Summary)> {
-        let same =
-            |of: &&Measurement| !["griot", AGAIN, PROTOBUF, "floor"].contains(&of.subject.as_str()) && !is_lesser(of);
+        let same = |of: &&Measurement| !OURS.contains(&of.subject.as_str()) && !is_lesser(of);
         self.0.measurements.iter().filter(same).filter_map(|of| Some((of, Summary::of(&of.rounds)?)))
     }
 

@@ -1,9 +1,12 @@
 //! The rows: what is done to a subject in one round, and which numbers come out.
 
 mod broadcast;
+mod commits;
 mod connections;
 mod driver;
 mod personal;
+mod publish;
+mod recovery;
 mod redis;
 
 use anyhow::{Context, Result};
@@ -75,13 +78,17 @@ pub enum Row {
     SlowReaders,
     /// What Redis keeps of a user.
     RedisMemory,
-    /// What Redis does for a publication.
+    /// Clients that come back and recover what they have missed.
+    Recovery,
+    /// What a publication costs, on each way in.
     Publish,
+    /// From a commit in PostgreSQL to the client.
+    CommitToScreen,
 }
 
 impl Row {
     /// All there are.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::BroadcastPaced,
         Self::BroadcastSaturated,
         Self::Personal,
@@ -90,7 +97,9 @@ impl Row {
         Self::Fairness,
         Self::SlowReaders,
         Self::RedisMemory,
+        Self::Recovery,
         Self::Publish,
+        Self::CommitToScreen,
     ];
 
     /// The name in results and on the command line.
@@ -105,7 +114,9 @@ impl Row {
             Self::Fairness => "fairness",
             Self::SlowReaders => "slow-readers",
             Self::RedisMemory => "redis-memory",
+            Self::Recovery => "recovery",
             Self::Publish => "publish",
+            Self::CommitToScreen => "commit-to-screen",
         }
     }
 
@@ -127,6 +138,8 @@ impl Row {
             Self::BroadcastSaturated => &[1_000, 5_000, 15_000],
             Self::Fairness | Self::SlowReaders => &[5_000],
             Self::RedisMemory | Self::Publish => &[10_000],
+            Self::Recovery => &[1_000, 5_000, 15_000],
+            Self::CommitToScreen => &[1_000],
         }
     }
 
@@ -134,8 +147,11 @@ impl Row {
     #[must_use]
     pub fn compares(self, subject: Subject) -> bool {
         match (self, subject) {
-            // Nobody else keeps anything.
-            (Self::RedisMemory | Self::Publish, subject) => subject == Subject::Griot,
+            // Nobody else keeps anything, or hears of commits.
+            (Self::RedisMemory | Self::Recovery | Self::Publish | Self::CommitToScreen, subject) => {
+                subject == Subject::Griot
+            }
+            (row, Subject::GriotTls) => matches!(row, Self::BroadcastPaced | Self::Idle | Self::Connect),
             // Where there is a floor to be divided by, the noise is shown too.
             (row, Subject::GriotAgain) => matches!(row, Self::BroadcastPaced | Self::Personal),
             (Self::Fairness, Subject::GriotProtobuf) => false,
@@ -157,7 +173,9 @@ impl Row {
             Self::Fairness => personal::beside_a_broadcast(round).await,
             Self::SlowReaders => broadcast::slow_readers(round).await,
             Self::RedisMemory => redis::memory(round).await,
-            Self::Publish => redis::publishing(round).await,
+            Self::Recovery => recovery::storm(round).await,
+            Self::Publish => publish::every_way(round).await,
+            Self::CommitToScreen => Box::pin(commits::to_screen(round)).await,
         }
     }
 }

@@ -33,6 +33,8 @@ pub enum Subject {
     GriotAgain,
     /// The same, spoken to in protobuf.
     GriotProtobuf,
+    /// The same, spoken to in JSON by TLS.
+    GriotTls,
     /// The floor server.
     Floor,
     /// The Node recipe: `ws` and `ioredis`.
@@ -45,8 +47,16 @@ pub enum Subject {
 
 impl Subject {
     /// All there are.
-    pub const ALL: [Self; 7] =
-        [Self::Griot, Self::GriotAgain, Self::GriotProtobuf, Self::Floor, Self::Ws, Self::SocketIo, Self::Nchan];
+    pub const ALL: [Self; 8] = [
+        Self::Griot,
+        Self::GriotAgain,
+        Self::GriotProtobuf,
+        Self::GriotTls,
+        Self::Floor,
+        Self::Ws,
+        Self::SocketIo,
+        Self::Nchan,
+    ];
 
     /// The name in results and on the command line.
     #[must_use]
@@ -55,6 +65,7 @@ impl Subject {
             Self::Griot => "griot",
             Self::GriotAgain => "griot-again",
             Self::GriotProtobuf => "griot-protobuf",
+            Self::GriotTls => "griot-tls",
             Self::Floor => "floor",
             Self::Ws => "ws",
             Self::SocketIo => "socket.io",
@@ -77,14 +88,14 @@ impl Subject {
     /// Whether it is Griot.
     #[must_use]
     pub fn is_griot(self) -> bool {
-        matches!(self, Self::Griot | Self::GriotAgain | Self::GriotProtobuf)
+        matches!(self, Self::Griot | Self::GriotAgain | Self::GriotProtobuf | Self::GriotTls)
     }
 
     /// How it is spoken to.
     #[must_use]
     pub fn dialect(self) -> Dialect {
         match self {
-            Self::Griot | Self::GriotAgain => Dialect::Griot,
+            Self::Griot | Self::GriotAgain | Self::GriotTls => Dialect::Griot,
             Self::GriotProtobuf => Dialect::GriotProtobuf,
             Self::Floor | Self::Ws => Dialect::Query,
             Self::SocketIo => Dialect::SocketIo,
@@ -96,7 +107,7 @@ impl Subject {
     #[must_use]
     pub fn leaves_out(self, row: Row) -> Option<&'static str> {
         match (self, row) {
-            (Self::Griot | Self::GriotAgain | Self::GriotProtobuf | Self::Floor, _) => None,
+            (subject, _) if subject.is_griot() || subject == Self::Floor => None,
             (_, Row::Idle | Row::Connect) => {
                 Some("nobody signs in, and each connection has one channel instead of three")
             }
@@ -111,11 +122,17 @@ impl Subject {
         self.is_griot().then(|| SECRET.to_owned())
     }
 
+    /// The certificate of whoever issued its own, where it speaks TLS.
+    #[must_use]
+    pub fn trusted(self) -> Option<PathBuf> {
+        (self == Self::GriotTls).then(|| keys().join("ca.pem"))
+    }
+
     /// How one publishes to it.
     #[must_use]
     pub fn via(self, redis: &Redis) -> Via {
         match self {
-            Self::Griot | Self::GriotAgain | Self::GriotProtobuf => Via::Publisher(redis.url()),
+            Self::Griot | Self::GriotAgain | Self::GriotProtobuf | Self::GriotTls => Via::Publisher(redis.url()),
             Self::Floor | Self::Ws => Via::Wrapped(redis.addr()),
             Self::SocketIo => Via::SocketIo(redis.addr()),
             Self::Nchan => Via::Nchan(redis.addr()),
@@ -126,7 +143,7 @@ impl Subject {
     #[must_use]
     pub fn is_installed(self) -> bool {
         match self {
-            Self::Griot | Self::GriotAgain | Self::GriotProtobuf | Self::Floor => true,
+            Self::Griot | Self::GriotAgain | Self::GriotProtobuf | Self::GriotTls | Self::Floor => true,
             Self::Ws | Self::SocketIo => baselines().join("node/node_modules").is_dir(),
             Self::Nchan => Path::new(NCHAN).exists(),
         }
@@ -138,8 +155,9 @@ impl Subject {
     /// It does not come up.
     pub async fn start(self, redis: &Redis, settings: &str) -> Result<Running> {
         let running = match self {
-            Self::Griot | Self::GriotAgain | Self::GriotProtobuf => {
-                let bridge = LoneBridge::start(&redis.url(), &format!("{SETTINGS}\n{settings}")).await?;
+            Self::Griot | Self::GriotAgain | Self::GriotProtobuf | Self::GriotTls => {
+                let tls = if self == Self::GriotTls { tls() } else { String::new() };
+                let bridge = LoneBridge::start(&redis.url(), &format!("{SETTINGS}\n{settings}\n{tls}")).await?;
                 Running { pid: bridge.process.pid(), addr: bridge.addr(), _process: Process::Bridge(Box::new(bridge)) }
             }
             Self::Floor => {
@@ -193,6 +211,17 @@ enum Process {
     Bridge(Box<LoneBridge>),
     Worker(Box<Worker>),
     Other(Supervised),
+}
+
+/// The lines of `[subscriber_bridge]` by which it speaks TLS.
+fn tls() -> String {
+    let (certificate, key) = (keys().join("server.pem"), keys().join("server-key.pem"));
+    format!("tls_certificate_file = {certificate:?}\ntls_key_file = {key:?}")
+}
+
+/// Certificates that tests trust.
+fn keys() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/keys")
 }
 
 fn baselines() -> PathBuf {

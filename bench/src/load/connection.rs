@@ -1,32 +1,41 @@
 //! One connection of the load client.
 
-use std::io::{ErrorKind, Read, Write};
-
-use mio::net::TcpStream;
+use std::io::{Read, Write};
 
 use super::dialect::{Dialect, Means};
 use super::marker::{EVERYBODY, Marker, now};
+use super::position;
+use super::stream::{Stream, is_not_yet};
 use super::tally::Tally;
 use crate::websocket::{self, BINARY, CLOSE, PING, PONG, TEXT};
 
 /// See the module.
 pub(super) struct Connection {
-    pub(super) stream: TcpStream,
-    dialect: Dialect,
-    user: u64,
-    /// What opens it, until it is written.
-    request: Vec<u8>,
-    /// What is said after the upgrade.
-    greeting: Option<Vec<u8>>,
-    subscribes: bool,
+    stream: Stream,
+    part: Part,
     upgraded: bool,
     pub(super) ready: bool,
-    /// It never reads, once it is ready.
-    deaf: bool,
     /// The beginning of a frame whose end has not come.
     rest: Vec<u8>,
     /// The number of the last publication to everybody, and to this user.
     last: [u64; 2],
+    /// Where its channels stood when it was ready, if it is to remember that.
+    pub(super) positions: Option<String>,
+}
+
+/// What a connection is to do.
+pub(super) struct Part {
+    pub(super) dialect: Dialect,
+    pub(super) user: u64,
+    /// What opens it, until it is written.
+    pub(super) request: Vec<u8>,
+    /// What is said after the upgrade.
+    pub(super) greeting: Option<Vec<u8>>,
+    pub(super) subscribes: bool,
+    /// It never reads, once it is ready.
+    pub(super) deaf: bool,
+    /// It remembers where its channels stand, and what it has missed is in the reply that makes it ready.
+    pub(super) recovers: bool,
 }
 
 /// What became of a connection.
@@ -38,17 +47,9 @@ pub(super) enum Became {
 }
 
 impl Connection {
-    pub(super) fn new(
-        stream: TcpStream,
-        dialect: Dialect,
-        user: u64,
-        request: Vec<u8>,
-        greeting: Option<Vec<u8>>,
-        subscribes: bool,
-        deaf: bool,
-    ) -> Self {
-        let (upgraded, ready, rest, last) = (false, false, Vec::new(), [0; 2]);
-        Self { stream, dialect, user, request, greeting, subscribes, upgraded, ready, deaf, rest, last }
+    pub(super) fn new(stream: Stream, part: Part) -> Self {
+        let (upgraded, ready, rest, last, positions) = (false, false, Vec::new(), [0; 2], None);
+        Self { stream, part, upgraded, ready, rest, last, positions }
     }
 
     /// Numbers are counted anew.
@@ -56,16 +57,16 @@ impl Connection {
         self.last = [0; 2];
     }
 
-    /// The socket has something to read or can be written to.
-    pub(super) fn advance(&mut self, buffer: &mut [u8], tally: &Tally) -> Became {
-        if !self.request.is_empty() {
-            match self.stream.write(&self.request) {
-                Ok(written) => drop(self.request.drain(..written)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock || error.kind() == ErrorKind::NotConnected => {}
+    /// The socket has something to read or can be written to; where its end `is_near`, that comes behind what there is.
+    pub(super) fn advance(&mut self, is_near: bool, buffer: &mut [u8], tally: &Tally) -> Became {
+        if !self.part.request.is_empty() {
+            match self.stream.write(&self.part.request) {
+                Ok(written) => drop(self.part.request.drain(..written)),
+                Err(error) if is_not_yet(&error) => {}
                 Err(_) => return Became::Gone,
             }
         }
-        if self.deaf && self.ready {
+        if self.part.deaf && self.ready {
             return Became::Same;
         }
         let was_ready = self.ready;
@@ -73,7 +74,7 @@ impl Connection {
             let read = match self.stream.read(buffer) {
                 Ok(0) => return Became::Gone,
                 Ok(read) => read,
-                Err(error) if error.kind() == ErrorKind::WouldBlock || error.kind() == ErrorKind::NotConnected => break,
+                Err(error) if is_not_yet(&error) => break,
                 Err(_) => return Became::Gone,
             };
             tally.bytes.fetch_add(read as u64, std::sync::atomic::Ordering::Relaxed);
@@ -89,7 +90,7 @@ impl Connection {
             if understood.is_none() {
                 return Became::Gone;
             }
-            if read < buffer.len() {
+            if read < buffer.len() && !is_near {
                 break;
             }
         }
@@ -106,7 +107,7 @@ impl Connection {
                 return None;
             }
             (self.upgraded, done) = (true, end + 4);
-            match self.greeting.take() {
+            match self.part.greeting.take() {
                 Some(greeting) => self.say(&greeting)?,
                 None => self.ready = true,
             }
@@ -131,9 +132,18 @@ impl Connection {
             self.judge(marker, tally);
             return Some(());
         }
-        match self.dialect.means(payload, self.ready, self.subscribes) {
+        match self.part.dialect.means(payload, self.ready, self.part.subscribes) {
             Means::Say(answer) => self.say(&answer)?,
-            Means::Ready => self.ready = true,
+            Means::Ready => {
+                self.ready = true;
+                if self.part.recovers {
+                    self.positions = position::subs(payload);
+                    if !position::is_recovered(payload) {
+                        tally.unrecovered.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    }
+                    Marker::all(payload).for_each(|marker| self.judge(marker, tally));
+                }
+            }
             Means::Refused => return None,
             Means::Data => {}
         }
@@ -149,7 +159,7 @@ impl Connection {
         use std::sync::atomic::Ordering::Relaxed;
         let kind = match marker.user {
             EVERYBODY => 0,
-            user if user == self.user => 1,
+            user if user == self.part.user => 1,
             _ => {
                 tally.misdelivered.fetch_add(1, Relaxed);
                 return;
@@ -168,14 +178,23 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
+    use mio::net::TcpStream;
+
     use super::*;
 
-    fn heard(numbers: &[(u64, u64)]) -> (u64, u64, u64, u64) {
+    fn part(recovers: bool) -> Part {
+        let dialect = if recovers { Dialect::Griot } else { Dialect::Query };
+        Part { dialect, user: 7, request: Vec::new(), greeting: None, subscribes: false, deaf: false, recovers }
+    }
+
+    fn connection(recovers: bool) -> Connection {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
         let stream = TcpStream::connect(listener.local_addr().expect("address")).expect("connects");
-        let mut connection = Connection::new(stream, Dialect::Query, 7, Vec::new(), None, false, false);
-        let tally = Tally::default();
-        (connection.upgraded, connection.ready) = (true, true);
+        Connection { upgraded: true, ready: !recovers, ..Connection::new(Stream::Plain(stream), part(recovers)) }
+    }
+
+    fn heard(numbers: &[(u64, u64)]) -> (u64, u64, u64, u64) {
+        let (mut connection, tally) = (connection(false), Tally::default());
         let mut bytes = Vec::new();
         for (user, number) in numbers {
             let mut payload = Vec::new();
@@ -194,5 +213,19 @@ mod tests {
         assert_eq!(heard(&[(7, 1), (7, 1), (7, 2)]), (2, 0, 1, 0));
         assert_eq!(heard(&[(7, 2), (7, 1)]), (1, 1, 1, 0));
         assert_eq!(heard(&[(8, 1)]), (0, 0, 0, 1));
+    }
+    #[test]
+    fn what_was_missed_is_counted_out_of_the_reply() {
+        let (mut connection, tally) = (connection(true), Tally::default());
+        let mut reply = br#"{"id":1,"connect":{"subs":{"a:#user-7":{"epoch":"e","publications":["#.to_vec();
+        Marker { user: 7, number: 1, nanos: 0 }.write(60, &mut reply);
+        reply.push(b',');
+        Marker { user: 7, number: 2, nanos: 0 }.write(60, &mut reply);
+        reply.extend_from_slice(b"]}}}}");
+        let frame = websocket::frame(TEXT, &reply, false);
+        assert_eq!(connection.frames(&frame, &tally), Some(frame.len()));
+        let counted = tally.counted();
+        assert!(connection.ready && connection.positions.is_some());
+        assert_eq!((counted.deliveries, counted.unrecovered), (2, 0));
     }
 }

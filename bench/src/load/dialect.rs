@@ -50,13 +50,14 @@ impl Dialect {
         }
     }
 
-    /// What is said once the connection is upgraded; nothing where it is then ready.
-    pub(super) fn greeting(self, token: &str, channel: Option<&str>) -> Option<Vec<u8>> {
+    /// What is said once the connection is upgraded; nothing where it is then ready. `subs` are positions to recover from.
+    pub(super) fn greeting(self, token: &str, channel: Option<&str>, subs: Option<&str>) -> Option<Vec<u8>> {
         match self {
             Self::Query | Self::Nchan => None,
             Self::SocketIo => Some(text(b"40")),
             Self::Griot => {
-                let mut said = format!("{{\"id\":1,\"connect\":{{\"token\":{token:?}}}}}");
+                let subs = subs.map_or(String::new(), |subs| format!(",\"subs\":{subs}"));
+                let mut said = format!("{{\"id\":1,\"connect\":{{\"token\":{token:?}{subs}}}}}");
                 if let Some(channel) = channel {
                     said += &format!("\n{{\"id\":2,\"subscribe\":{{\"channel\":{channel:?}}}}}");
                 }

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
+use rustls::ClientConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::connection::{Became, Connection};
+use super::connection::{Became, Connection, Part};
+use super::stream::{Stream, trusting};
 use super::tally::Tally;
 use super::{Answer, Command, Connect};
 use crate::process;
@@ -30,6 +32,8 @@ pub(super) struct Fleet {
     tally: Arc<Tally>,
     orders: Receiver<Command>,
     connections: Vec<Option<Connection>>,
+    /// Of connections that were closed: where their channels stood.
+    positions: Vec<Option<String>>,
     opening: Option<Opening>,
     cpu: Duration,
     buffer: Vec<u8>,
@@ -39,6 +43,8 @@ pub(super) struct Fleet {
 struct Opening {
     connect: Connect,
     tokens: Vec<String>,
+    /// How TLS is spoken, where it is.
+    tls: Option<Arc<ClientConfig>>,
     /// Whether each is closed as soon as it is ready.
     churns: bool,
     /// Where the first of them stands.
@@ -53,8 +59,8 @@ impl Fleet {
     pub(super) fn new(tally: Arc<Tally>, orders: Receiver<Command>) -> Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
-        let (connections, opening, cpu) = (Vec::new(), None, Duration::ZERO);
-        Ok(Self { poll, waker, tally, orders, connections, opening, cpu, buffer: vec![0; READ] })
+        let (connections, positions, opening, cpu) = (Vec::new(), Vec::new(), None, Duration::ZERO);
+        Ok(Self { poll, waker, tally, orders, connections, positions, opening, cpu, buffer: vec![0; READ] })
     }
 
     pub(super) fn waker(&self) -> Arc<Waker> {
@@ -70,7 +76,7 @@ impl Fleet {
             }
             for event in &events {
                 if event.token() != WAKE {
-                    self.advance(event.token().0);
+                    self.advance(event.token().0, event.is_read_closed());
                 }
             }
             loop {
@@ -104,27 +110,29 @@ impl Fleet {
     fn obey(&mut self, order: Command) -> Option<Answer> {
         let since = Instant::now();
         match order {
-            Command::Connect(connect) => {
-                self.begin_opening(connect, false);
-                return None;
-            }
-            Command::Churn(connect) => {
-                self.begin_opening(connect, true);
-                return None;
-            }
+            Command::Connect(connect) => return self.begin_opening(connect, false),
+            Command::Churn(connect) => return self.begin_opening(connect, true),
             Command::Begin => {
                 self.tally.begin();
                 self.connections.iter_mut().flatten().for_each(Connection::begin);
                 self.cpu = process::own_thread_cpu();
             }
-            Command::Close => self.connections.clear(),
+            Command::Close => {
+                let stood = self.connections.drain(..).map(|connection| connection?.positions);
+                self.positions = stood.collect();
+            }
             // Publishing is done elsewhere.
             Command::Report | Command::Publish(_) => {}
         }
         Some(self.answer(since))
     }
 
-    fn begin_opening(&mut self, connect: Connect, churns: bool) {
+    /// Answers when it cannot begin.
+    fn begin_opening(&mut self, connect: Connect, churns: bool) -> Option<Answer> {
+        let tls = match connect.trusted.as_deref().map(trusting).transpose() {
+            Ok(tls) => tls,
+            Err(error) => return Some(Answer::failed(format!("TLS: {error:#}"))),
+        };
         let first = self.connections.len();
         let name = |index: usize| {
             griot_tests::token::token(connect.secret.as_deref().unwrap_or_default(), &user(connect.first_user + index))
@@ -132,7 +140,8 @@ impl Fleet {
         let tokens =
             if connect.secret.is_some() { (first..first + connect.count).map(name).collect() } else { Vec::new() };
         let since = Instant::now();
-        self.opening = Some(Opening { connect, tokens, churns, first, begun: 0, ready: 0, gone: 0, since });
+        self.opening = Some(Opening { connect, tokens, tls, churns, first, begun: 0, ready: 0, gone: 0, since });
+        None
     }
 
     /// Goes on opening; answers when all are ready, or will not be.
@@ -161,31 +170,30 @@ impl Fleet {
 
     fn connect(&mut self, opening: &Opening) -> Result<()> {
         let (index, connect) = (self.connections.len(), &opening.connect);
-        let deaf = connect.deaf_every > 0 && index.is_multiple_of(connect.deaf_every);
-        let mut stream = open(connect.to, index, deaf).context("opening a socket")?;
-        self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+        let mut socket = open(connect.to, index, connect.deaf).context("opening a socket")?;
+        self.poll.registry().register(&mut socket, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+        let stream = Stream::new(socket, connect.to.ip(), opening.tls.as_ref())?;
         let channel = connect.channel.clone().unwrap_or_else(|| user(connect.first_user + index));
-        let request = connect.dialect.request(&connect.to.to_string(), &channel);
         let token = opening.tokens.get(index - opening.first).map_or("", String::as_str);
-        let greeting = connect.dialect.greeting(token, connect.channel.as_deref());
-        let subscribes = connect.channel.is_some();
-        let connection = Connection::new(
-            stream,
-            connect.dialect,
-            (connect.first_user + index) as u64,
-            request,
-            greeting,
-            subscribes,
-            deaf,
-        );
+        let subs = self.positions.get(index).and_then(Option::as_deref).filter(|_| connect.recovers);
+        let part = Part {
+            dialect: connect.dialect,
+            user: (connect.first_user + index) as u64,
+            request: connect.dialect.request(&connect.to.to_string(), &channel),
+            greeting: connect.dialect.greeting(token, connect.channel.as_deref(), subs),
+            subscribes: connect.channel.is_some(),
+            deaf: connect.deaf,
+            recovers: connect.recovers,
+        };
+        let connection = Connection::new(stream, part);
         self.connections.push(Some(connection));
         Ok(())
     }
 
-    fn advance(&mut self, index: usize) {
+    fn advance(&mut self, index: usize, is_near: bool) {
         let Some(Some(connection)) = self.connections.get_mut(index) else { return };
         let was_ready = connection.ready;
-        let became = connection.advance(&mut self.buffer, &self.tally);
+        let became = connection.advance(is_near, &mut self.buffer, &self.tally);
         let opening = self.opening.as_mut();
         match became {
             Became::Same => {}
@@ -218,8 +226,10 @@ fn open(to: SocketAddr, index: usize, deaf: bool) -> Result<TcpStream> {
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     if deaf {
-        // Otherwise the kernel would take megabytes for it.
+        // Otherwise the kernel would take megabytes for it: here, and at the server, where the packets of loopback are as
+        // large as no network's.
         socket.set_recv_buffer_size(8 * 1024)?;
+        socket.set_tcp_mss(1_400)?;
     }
     let source = 2 + u8::try_from(index / PER_SOURCE % 200)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 1, source), 0)).into())?;

@@ -39,11 +39,25 @@ impl Marker {
 
     /// The marker somewhere in `bytes`.
     pub(super) fn find(bytes: &[u8]) -> Option<Self> {
+        Self::first(bytes).map(|(marker, _)| marker)
+    }
+
+    /// All that are in `bytes`, as when several publications come in one frame.
+    pub(super) fn all(mut bytes: &[u8]) -> impl Iterator<Item = Self> {
+        std::iter::from_fn(move || {
+            let (marker, rest) = Self::first(bytes)?;
+            bytes = rest;
+            Some(marker)
+        })
+    }
+
+    /// The first in `bytes`, and what follows it.
+    fn first(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let rest = &bytes[BEGIN.find(bytes)? + 5..];
         let (user, rest) = number(rest)?;
         let (number_, rest) = number(rest.strip_prefix(b",\"s\":")?)?;
-        let (nanos, _) = number(rest.strip_prefix(b",\"t\":")?)?;
-        Some(Self { user, number: number_, nanos })
+        let (nanos, rest) = number(rest.strip_prefix(b",\"t\":")?)?;
+        Some((Self { user, number: number_, nanos }, rest))
     }
 }
 
@@ -67,5 +81,8 @@ mod tests {
         frame.extend_from_slice(b",\"offset\":3}}}");
         assert_eq!(Marker::find(&frame), Some(marker));
         assert_eq!(Marker::find(b"{}"), None);
+        let next = Marker { number: 13, ..marker };
+        next.write(100, &mut frame);
+        assert_eq!(Marker::all(&frame).collect::<Vec<_>>(), [marker, next]);
     }
 }

@@ -1,24 +1,21 @@
 //! Publishing, on the main thread of the load process: open loop at a rate, or closed loop with a window.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use fanout_core::{Channel, Data, Publication, Publisher};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use tokio::runtime::{Builder, Runtime};
 
-use super::fleet::user;
 use super::marker::{EVERYBODY, Marker, now};
+use super::outlet::{Outlet, Via};
 use super::tally::Tally;
 use super::{Answer, Counted};
-use crate::emitter;
 
-/// How often what is due goes out.
-const TICK: Duration = Duration::from_millis(1);
+/// How often it is looked whether everything has arrived.
+const LOOK: Duration = Duration::from_millis(1);
+/// Most publications of a step: of more the library might send some only when others are answered.
+const PORTION: u64 = 512;
 /// Nothing more is expected when nothing came for so long.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -35,26 +32,14 @@ pub struct Publish {
     pub topic: String,
     /// How fast.
     pub pace: Pace,
+    /// What is due within so long leaves together.
+    pub step: Duration,
     /// For how many seconds.
     pub seconds: f64,
-    /// So many deliveries each publication makes.
+    /// So many deliveries each publication makes; with 0 none is waited for.
     pub deliveries: u64,
     /// Bytes of each publication's data.
     pub bytes: usize,
-}
-
-/// The way into Redis.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Via {
-    /// Griot's library, on the Redis at this URL.
-    Publisher(String),
-    /// `PUBLISH` at this address, of all that Griot's clients would be sent, so that others write as many bytes.
-    Wrapped(SocketAddr),
-    /// The same as other processes of a site publish to socket.io's Redis adapter.
-    SocketIo(SocketAddr),
-    /// The same as another nginx publishes it to nchan.
-    Nchan(SocketAddr),
 }
 
 /// How fast.
@@ -65,12 +50,14 @@ pub enum Pace {
     PerSecond(f64),
     /// At most so many that have not arrived everywhere.
     Window(u64),
+    /// So many to each user, one user after the other, as fast as they are taken; however long that lasts.
+    Each(u64),
 }
 
 /// Publishes, and waits until everything has arrived.
 pub(super) fn run(publish: &Publish, tally: &Tally) -> Answer {
     let since = Instant::now();
-    match Outlet::new(publish).and_then(|outlet| spread(publish, outlet, tally)) {
+    match Outlet::new(&publish.via).and_then(|outlet| spread(publish, outlet, tally)) {
         Ok(published) => {
             let counted = tally.counted();
             Answer { error: None, seconds: since.elapsed().as_secs_f64(), published, counted, own_cpu: 0.0 }
@@ -82,37 +69,40 @@ pub(super) fn run(publish: &Publish, tally: &Tally) -> Answer {
 fn spread(publish: &Publish, mut outlet: Outlet, tally: &Tally) -> Result<u64> {
     let arrived = || tally.deliveries.load(Relaxed);
     let before = arrived();
-    let mut numbers = vec![0; publish.users.1.max(1)];
-    let mut random = fastrand::Rng::with_seed(6);
-    let (begin, mut published) = (Instant::now(), 0_u64);
-    let begin_nanos = now();
+    let (begin, begin_nanos) = (Instant::now(), now());
+    let mut recipients = Recipients::of(publish);
+    let (mut published, all) = (0_u64, recipients.all(publish.pace));
     let seconds = Duration::from_secs_f64(publish.seconds);
-    while begin.elapsed() < seconds {
+    while all.map_or_else(|| begin.elapsed() < seconds, |all| published < all) {
         let due = match publish.pace {
             Pace::PerSecond(rate) => (begin.elapsed().as_secs_f64() * rate) as u64 + 1,
             Pace::Window(window) => (arrived() - before) / publish.deliveries.max(1) + window,
+            Pace::Each(_) => all.unwrap_or_default(),
         };
+        let due = due.min(published + PORTION);
         for index in published..due {
             let nanos = match publish.pace {
                 Pace::PerSecond(rate) => begin_nanos + (index as f64 / rate * 1e9) as u64,
-                Pace::Window(_) => now(),
+                Pace::Window(_) | Pace::Each(_) => now(),
             };
-            let which = random.usize(..publish.users.1.max(1));
-            let which = if publish.channel.is_some() { 0 } else { which };
-            numbers[which] += 1;
-            let user = if publish.channel.is_some() { EVERYBODY } else { (publish.users.0 + which) as u64 };
-            outlet.add(publish, Marker { user, number: numbers[which], nanos });
+            let (user, number) = recipients.next(publish.pace, index);
+            outlet.add(publish, Marker { user, number, nanos })?;
         }
         published = due.max(published);
         outlet.flush()?;
         match publish.pace {
-            Pace::PerSecond(_) => thread::sleep(TICK),
+            Pace::PerSecond(rate) => {
+                let next = Duration::from_secs_f64(published as f64 / rate);
+                thread::sleep(next.saturating_sub(begin.elapsed()).max(publish.step));
+            }
             Pace::Window(_) => thread::sleep(Duration::from_micros(100)),
+            Pace::Each(_) => {}
         }
     }
+    outlet.finish()?;
     let (mut last, mut moved) = (arrived(), Instant::now());
     while last - before < published * publish.deliveries && moved.elapsed() < QUIET {
-        thread::sleep(TICK);
+        thread::sleep(LOOK);
         let now = arrived();
         if now > last {
             (last, moved) = (now, Instant::now());
@@ -121,85 +111,36 @@ fn spread(publish: &Publish, mut outlet: Outlet, tally: &Tally) -> Result<u64> {
     Ok(published)
 }
 
-/// What collects publications and sends them.
-enum Outlet {
-    Library(Box<Publisher>, Runtime, Vec<Publication>),
-    Socket(TcpStream, Vec<u8>),
+/// Whom publications are for, and how many each has been sent.
+struct Recipients {
+    /// The first user; without, everybody is meant.
+    first: Option<usize>,
+    numbers: Vec<u64>,
+    random: fastrand::Rng,
 }
 
-impl Outlet {
-    fn new(publish: &Publish) -> Result<Self> {
-        match &publish.via {
-            Via::Publisher(url) => {
-                let runtime = Builder::new_current_thread().enable_all().build()?;
-                let publisher = runtime.block_on(async { griot_tests::bridge::publisher(url) })?;
-                Ok(Self::Library(Box::new(publisher), runtime, Vec::new()))
-            }
-            Via::Wrapped(redis) | Via::SocketIo(redis) | Via::Nchan(redis) => {
-                let socket = TcpStream::connect(redis).with_context(|| format!("connecting to Redis at {redis}"))?;
-                socket.set_nodelay(true)?;
-                let mut answers = socket.try_clone()?;
-                // What Redis answers says nothing, but has to be read.
-                thread::spawn(move || while answers.read(&mut [0; 4096]).is_ok_and(|read| read > 0) {});
-                Ok(Self::Socket(socket, Vec::new()))
-            }
+impl Recipients {
+    fn of(publish: &Publish) -> Self {
+        let (first, count) = publish.users;
+        let (first, count) = if publish.channel.is_some() { (None, 1) } else { (Some(first), count.max(1)) };
+        Self { first, numbers: vec![0; count], random: fastrand::Rng::with_seed(6) }
+    }
+
+    /// How many publications there are, where that is known.
+    fn all(&self, pace: Pace) -> Option<u64> {
+        match pace {
+            Pace::Each(count) => Some(self.numbers.len() as u64 * count),
+            Pace::PerSecond(_) | Pace::Window(_) => None,
         }
     }
 
-    fn add(&mut self, publish: &Publish, marker: Marker) {
-        let mut data = Vec::new();
-        marker.write(publish.bytes, &mut data);
-        let own = || user(marker.user as usize);
-        match self {
-            Self::Library(_, _, publications) => {
-                let channel = publish.channel.clone().unwrap_or_else(|| format!("{}:#{}", publish.topic, own()));
-                if let (Ok(channel), Ok(data)) = (Channel::parse(&channel), Data::parse(data)) {
-                    publications.push(Publication::new(channel, data));
-                }
-            }
-            Self::Socket(_, bytes) => {
-                let name = publish.channel.clone().unwrap_or_else(|| format!("{}:#{}", publish.topic, own()));
-                let mut channel = publish.channel.clone().unwrap_or_else(own);
-                data = wrap(&name, &data, marker.number);
-                match publish.via {
-                    Via::SocketIo(_) => {
-                        data = emitter::socket_io(&channel, &String::from_utf8_lossy(&data)).unwrap_or_default();
-                        channel = emitter::socket_io_channel(&channel);
-                    }
-                    Via::Nchan(_) => {
-                        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                        data = emitter::nchan(&data, now.as_secs() as u32);
-                        channel = emitter::nchan_channel(&channel);
-                    }
-                    Via::Publisher(_) | Via::Wrapped(_) => {}
-                }
-                let head = format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n${}\r\n", channel.len(), data.len());
-                bytes.extend([head.as_bytes(), &data, b"\r\n"].concat());
-            }
-        }
+    /// The user of the publication of this index, and its number among those of that user.
+    fn next(&mut self, pace: Pace, index: u64) -> (u64, u64) {
+        let which = match pace {
+            Pace::Each(_) => index as usize % self.numbers.len(),
+            Pace::PerSecond(_) | Pace::Window(_) => self.random.usize(..self.numbers.len()),
+        };
+        self.numbers[which] += 1;
+        (self.first.map_or(EVERYBODY, |first| (first + which) as u64), self.numbers[which])
     }
-
-    fn flush(&mut self) -> Result<()> {
-        match self {
-            Self::Library(publisher, runtime, publications) if !publications.is_empty() => {
-                let publications = std::mem::take(publications);
-                for receipt in runtime.block_on(publisher.publish_all(publications)) {
-                    receipt?;
-                }
-            }
-            Self::Socket(socket, bytes) if !bytes.is_empty() => {
-                socket.write_all(bytes)?;
-                bytes.clear();
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-/// What Griot's clients are sent for `data`.
-fn wrap(channel: &str, data: &[u8], offset: u64) -> Vec<u8> {
-    let head = format!("{{\"push\":{{\"channel\":\"{channel}\",\"pub\":{{\"data\":");
-    let tail = format!(",\"offset\":{offset},\"tags\":{{\"id\":\"0b0b7c0e-6a3b-4f6e-9d53-0f6d0c1f2a3b\"}}}}}}}}");
-    [head.as_bytes(), data, tail.as_bytes()].concat()
 }

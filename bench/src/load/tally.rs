@@ -17,6 +17,7 @@ pub struct Tally {
     pub(super) twice: AtomicU64,
     pub(super) misdelivered: AtomicU64,
     pub(super) closed: AtomicU64,
+    pub(super) unrecovered: AtomicU64,
     latencies: Box<[AtomicU64]>,
 }
 
@@ -35,6 +36,9 @@ pub struct Counted {
     pub misdelivered: u64,
     /// Connections that the server ended.
     pub closed: u64,
+    /// Connections that were told that they have not recovered all.
+    #[serde(default)]
+    pub unrecovered: u64,
     /// Half of the deliveries took no longer.
     pub p50: f64,
     /// All but a hundredth took no longer.
@@ -54,6 +58,7 @@ impl Default for Tally {
             twice: zero(),
             misdelivered: zero(),
             closed: zero(),
+            unrecovered: zero(),
             latencies,
         }
     }
@@ -68,8 +73,9 @@ impl Tally {
     }
 
     pub(super) fn begin(&self) {
-        let counts = [&self.deliveries, &self.bytes, &self.lost, &self.twice, &self.misdelivered, &self.closed];
-        counts.into_iter().chain(self.latencies.iter()).for_each(|count| count.store(0, Ordering::Relaxed));
+        let counts = [&self.deliveries, &self.bytes, &self.lost, &self.twice, &self.misdelivered];
+        let counts = counts.into_iter().chain([&self.closed, &self.unrecovered]);
+        counts.chain(self.latencies.iter()).for_each(|count| count.store(0, Ordering::Relaxed));
     }
 
     pub(super) fn counted(&self) -> Counted {
@@ -81,6 +87,7 @@ impl Tally {
             twice: get(&self.twice),
             misdelivered: get(&self.misdelivered),
             closed: get(&self.closed),
+            unrecovered: get(&self.unrecovered),
             p50: self.quantile(0.5),
             p99: self.quantile(0.99),
             max: self.quantile(1.0),

@@ -21,7 +21,7 @@ pub(super) async fn idle(round: Round<'_>) -> Result<Vec<Figure>> {
     let server = round.subject.start(round.redis, "").await?;
     let mut driver = Driver::start()?;
     let before = process::resident(server.pid)?;
-    driver.tell(&Command::Connect(round.connect(&server, round.size, None))).await?;
+    driver.tell(&Command::Connect(round.connect(server.addr, round.size, None))).await?;
     sleep(settled).await;
     let full = process::resident(server.pid)?.saturating_sub(before);
     let mut figures = vec![cost("memory per connection", "KB", full as f64 / 1e3 / round.size as f64)];
@@ -29,7 +29,7 @@ pub(super) async fn idle(round: Round<'_>) -> Result<Vec<Figure>> {
     if largest && !round.quick && round.subject.is_griot() {
         driver.tell(&Command::Close).await?;
         let (count, at_once) = CHURN;
-        driver.tell(&Command::Churn(Connect { at_once, ..round.connect(&server, count, None) })).await?;
+        driver.tell(&Command::Churn(Connect { at_once, ..round.connect(server.addr, count, None) })).await?;
         sleep(settled).await;
         let left = process::resident(server.pid)?.saturating_sub(before);
         figures.push(cost("memory left after all are gone and 50,000 came and went", "MB", left as f64 / 1e6));
@@ -40,8 +40,8 @@ pub(super) async fn idle(round: Round<'_>) -> Result<Vec<Figure>> {
 pub(super) async fn storm(round: Round<'_>) -> Result<Vec<Figure>> {
     let server = round.subject.start(round.redis, "").await?;
     let mut driver = Driver::start()?;
-    let connect = Command::Connect(round.connect(&server, round.size, None));
-    let measured = driver.measure(&server, &connect).await?;
+    let connect = Command::Connect(round.connect(server.addr, round.size, None));
+    let measured = driver.measure(server.pid, &connect).await?;
     Ok(vec![
         cost("CPU per connect", "µs", measured.each(round.size as u64)),
         super::gain("connects per second", "1/s", round.size as f64 / measured.answer.seconds),

@@ -1,5 +1,6 @@
 //! A load process and the server that it loads.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -10,14 +11,13 @@ use tokio::process::{Child, ChildStdin, ChildStdout};
 use super::Round;
 use crate::load::{Answer, Command, Connect, Pace, Publish};
 use crate::process;
-use crate::subjects::Running;
 
 /// Connections that are opened at a time.
 const AT_ONCE: usize = 256;
 /// Bytes of a publication's data.
 const BYTES: usize = 100;
 /// Seconds of publishing before what is measured.
-const WARM: f64 = 0.5;
+pub(super) const WARM: f64 = 0.5;
 /// Broadcasts go here.
 pub(super) const BROADCAST: &str = "products";
 
@@ -41,6 +41,24 @@ impl Measured {
     /// Microseconds of the server's CPU for each of `count`.
     pub(super) fn each(&self, count: u64) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / count as f64
+    }
+
+    /// Whatever did not arrive once, in order and with the right client is an error.
+    pub(super) fn exactly(&self, expected: u64) -> Result<()> {
+        let counted = &self.answer.counted;
+        let wrong = counted.lost + counted.twice + counted.misdelivered + counted.closed + counted.unrecovered;
+        ensure!(
+            wrong == 0 && counted.deliveries == expected,
+            "of {expected} deliveries {} arrived; lost {}, twice {}, misdelivered {}, connections ended {}, told that they have \
+             not recovered {}",
+            counted.deliveries,
+            counted.lost,
+            counted.twice,
+            counted.misdelivered,
+            counted.closed,
+            counted.unrecovered
+        );
+        Ok(())
     }
 }
 
@@ -81,47 +99,38 @@ impl Driver {
         anyhow!("the load process has ended: {}", said.trim())
     }
 
-    /// What the server uses while one command is done, and what has arrived at the end of it.
-    pub(super) async fn measure(&mut self, server: &Running, command: &Command) -> Result<Measured> {
+    /// What the server of this process id uses while one command is done, and what has arrived at the end of it.
+    pub(super) async fn measure(&mut self, server: u32, command: &Command) -> Result<Measured> {
         self.tell(&Command::Begin).await?;
-        let before = process::cpu(server.pid)?;
+        let before = process::cpu(server)?;
         let answer = self.tell(command).await?;
-        Ok(Measured { cpu: process::cpu(server.pid)?.saturating_sub(before), answer })
+        Ok(Measured { cpu: process::cpu(server)?.saturating_sub(before), answer })
     }
 
     /// The same for a command that publishes; whatever does not arrive once, in order and with the right client is an error.
-    pub(super) async fn deliver(&mut self, server: &Running, publish: Publish) -> Result<Measured> {
-        let expected = publish.deliveries;
+    pub(super) async fn deliver(&mut self, server: u32, publish: Publish) -> Result<Measured> {
+        let each = publish.deliveries;
         let mut measured = self.measure(server, &Command::Publish(publish)).await?;
         measured.answer.own_cpu = self.tell(&Command::Report).await?.own_cpu;
-        let (counted, published) = (&measured.answer.counted, measured.answer.published);
-        let wrong = counted.lost + counted.twice + counted.misdelivered + counted.closed;
-        ensure!(
-            wrong == 0 && counted.deliveries == published * expected,
-            "of {} deliveries {} arrived; lost {}, twice {}, misdelivered {}, connections ended {}",
-            published * expected,
-            counted.deliveries,
-            counted.lost,
-            counted.twice,
-            counted.misdelivered,
-            counted.closed
-        );
+        measured.exactly(measured.answer.published * each)?;
         Ok(measured)
     }
 }
 
 impl Round<'_> {
-    /// The connections of a row, to `server`; with a channel all have that, otherwise each has its own.
-    pub(super) fn connect(&self, server: &Running, count: usize, channel: Option<&str>) -> Connect {
+    /// The connections of a row, to the server at `to`; with a channel all have that, otherwise each has its own.
+    pub(super) fn connect(&self, to: SocketAddr, count: usize, channel: Option<&str>) -> Connect {
         Connect {
-            to: server.addr,
+            to,
             dialect: self.subject.dialect(),
             count,
             first_user: 0,
             at_once: AT_ONCE,
             channel: channel.map(str::to_owned),
             secret: self.subject.secret(),
-            deaf_every: 0,
+            trusted: self.subject.trusted(),
+            deaf: false,
+            recovers: false,
         }
     }
 
@@ -130,9 +139,9 @@ impl Round<'_> {
     pub(super) async fn delivered(&self, channel: Option<&str>, publish: impl Fn(f64) -> Publish) -> Result<Measured> {
         let server = self.subject.start(self.redis, "").await?;
         let mut driver = Driver::start()?;
-        driver.tell(&Command::Connect(self.connect(&server, self.size, channel))).await?;
-        driver.deliver(&server, publish(WARM)).await?;
-        driver.deliver(&server, publish(self.seconds())).await
+        driver.tell(&Command::Connect(self.connect(server.addr, self.size, channel))).await?;
+        driver.deliver(server.pid, publish(WARM)).await?;
+        driver.deliver(server.pid, publish(self.seconds())).await
     }
 
     /// Publications to everybody in the broadcast.
@@ -149,6 +158,7 @@ impl Round<'_> {
             users: (0, users),
             topic: "notifications".into(),
             pace,
+            step: Duration::from_millis(1),
             seconds,
             deliveries: 1,
             bytes: BYTES,

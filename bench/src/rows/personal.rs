@@ -1,18 +1,25 @@
 //! A channel for each user.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use super::broadcast::WINDOW;
 use super::driver::BROADCAST;
 use super::{Driver, Figure, Round, cost};
-use crate::load::{Command, Connect, Pace};
+use crate::load::{Command, Connect, Pace, Publish};
 
 /// Publications per second for 15,000 users; in proportion for others.
 const RATE: f64 = 20_000.0 / 15_000.0;
 
+/// Of so many a second, those of a step are one batch of the library, which could not keep up one by one beside the load
+/// client on one core. Steps are the same for everybody, so that latencies can be compared.
+const STEP: Duration = Duration::from_millis(5);
+
 pub(super) async fn paced(round: Round<'_>) -> Result<Vec<Figure>> {
     let pace = Pace::PerSecond(RATE * round.size as f64);
-    let measured = round.delivered(None, |seconds| round.personal(pace, seconds, round.size)).await?;
+    let publish = |seconds| Publish { step: STEP, ..round.personal(pace, seconds, round.size) };
+    let measured = round.delivered(None, publish).await?;
     let counted = measured.answer.counted;
     Ok(vec![
         cost("CPU per delivery", "µs", measured.each(counted.deliveries)),
@@ -28,14 +35,14 @@ pub(super) async fn beside_a_broadcast(round: Round<'_>) -> Result<Vec<Figure>> 
     let server = round.subject.start(round.redis, "").await?;
     let (mut crowd, mut users) = (Driver::start()?, Driver::start()?);
     // What is published to the users must not reach the crowd.
-    let connect = Connect { first_user: USERS, ..round.connect(&server, round.size, Some(BROADCAST)) };
+    let connect = Connect { first_user: USERS, ..round.connect(server.addr, round.size, Some(BROADCAST)) };
     crowd.tell(&Command::Connect(connect)).await?;
-    users.tell(&Command::Connect(round.connect(&server, USERS, None))).await?;
+    users.tell(&Command::Connect(round.connect(server.addr, USERS, None))).await?;
     let publish = || round.personal(Pace::PerSecond(1_000.0), round.seconds(), USERS);
-    users.deliver(&server, publish()).await?;
-    let alone = users.deliver(&server, publish()).await?.answer.counted;
+    users.deliver(server.pid, publish()).await?;
+    let alone = users.deliver(server.pid, publish()).await?.answer.counted;
     let broadcast = round.broadcast(WINDOW, round.seconds() + 1.0, round.size);
-    let (crowded, beside) = tokio::join!(crowd.deliver(&server, broadcast), users.deliver(&server, publish()));
+    let (crowded, beside) = tokio::join!(crowd.deliver(server.pid, broadcast), users.deliver(server.pid, publish()));
     let (crowded, beside) = (crowded?, beside?.answer.counted);
     Ok(vec![
         cost("p99 alone", "ms", alone.p99 / 1e3),

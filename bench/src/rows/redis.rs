@@ -1,20 +1,17 @@
-//! What Redis pays: memory for what is kept of a user, CPU for a publication.
-
-use std::time::Instant;
+//! What Redis keeps of a user.
 
 use anyhow::{Context, Result};
 use fanout_core::{Channel, Data, Publication, Publisher};
 use griot_tests::bridge::publisher;
 
-use super::{Figure, Round, cost, gain};
-use crate::process;
+use super::{Figure, Round, cost};
 
 /// Of an active user: topic, and how many publications are kept.
 const KEPT: [(&str, usize); 3] = [("notifications", 10), ("orders", 3), ("wallet-updates", 2)];
 /// Bytes of each one's data.
-const BYTES: usize = 200;
+pub(super) const BYTES: usize = 200;
 /// Publications in one call.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 
 pub(super) async fn memory(round: Round<'_>) -> Result<Vec<Figure>> {
     let publisher = publisher(&round.redis.url())?;
@@ -27,21 +24,8 @@ pub(super) async fn memory(round: Round<'_>) -> Result<Vec<Figure>> {
     Ok(vec![cost("memory per active user", "bytes", growth as f64 / round.size as f64)])
 }
 
-pub(super) async fn publishing(round: Round<'_>) -> Result<Vec<Figure>> {
-    let publisher = publisher(&round.redis.url())?;
-    let count = if round.quick { 1_000 } else { 100_000 };
-    let mut random = fastrand::Rng::with_seed(6);
-    let users: Vec<usize> = (0..count).map(|_| random.usize(..round.size)).collect();
-    let (before, since) = (process::cpu(round.redis.pid())?, Instant::now());
-    publish(&publisher, users.into_iter().map(|user| ("notifications", user))).await?;
-    let (cpu, seconds) = (process::cpu(round.redis.pid())?.saturating_sub(before), since.elapsed().as_secs_f64());
-    Ok(vec![
-        cost("Redis CPU per publication", "µs", cpu.as_secs_f64() * 1e6 / f64::from(count)),
-        gain("publications per second, batches of 256", "1/s", f64::from(count) / seconds),
-    ])
-}
-
-async fn publish(publisher: &Publisher, to: impl Iterator<Item = (&str, usize)>) -> Result<()> {
+/// Publishes by the library, to these topics and users.
+pub(super) async fn publish(publisher: &Publisher, to: impl Iterator<Item = (&str, usize)>) -> Result<()> {
     let data = Data::parse(format!("\"{}\"", "x".repeat(BYTES - 2)))?;
     let mut batch = Vec::with_capacity(BATCH);
     let mut to = to.peekable();
