@@ -59,6 +59,10 @@ pub struct Site {
     /// Seconds until a replica is promoted when a Redis primary is lost
     #[arg(long, default_value_t = 15.0)]
     pub promotion_seconds: f64,
+    /// Tokens that a bridge verifies per second, where public keys verify them: `max_verifications_per_second`. 0 for
+    /// tokens by a secret, which have no limit
+    #[arg(long, default_value_t = 0.0)]
+    pub verifications_per_second: f64,
     /// Most connections of a bridge: `max_connections`. The rows go to 15,000; measure before you trust more
     #[arg(long, default_value_t = 20_000.0)]
     pub connections_per_bridge: f64,
@@ -144,9 +148,9 @@ plan! {
     inward: "bandwidth from Redis", "Gbit/s", Sum = "personal publications × (1 − absent) × (data + bytes around them) × 8";
     broadcast_spread: "a broadcast to all", "s", Longest = "connections per bridge in use × µs per broadcast delivery ÷ cores of a bridge";
     positions_read: "after a lost Redis primary: positions read", "s", Longest = "promotion + users who are there ÷ primaries × µs per position ÷ fill of a core";
-    told: "after a lost Redis primary: all told and back", "s", Longest = "positions read + the longer of the telling window and (connections ÷ primaries ÷ bridges × connect µs ÷ (cores of a bridge × (1 − fill)))";
-    bridge_lost: "after a lost bridge: all back", "s", Longest = "first retry 1 s + connections ÷ bridges ÷ (bridges − 1) × connect µs ÷ (cores of a bridge × (1 − fill))";
-    all_back: "after all connections broke: all back", "s", Longest = "first retry 1 s + the longer of (connections × connect µs ÷ (bridges × cores of a bridge)) and (connections × µs per position ÷ primaries)";
+    told: "after a lost Redis primary: all told and back", "s", Longest = "positions read + the longest of the telling window, (connections ÷ primaries ÷ bridges × recovery µs ÷ (cores of a bridge × (1 − fill))) and the same connections ÷ verifications per second";
+    bridge_lost: "after a lost bridge: all back", "s", Longest = "first retry 1 s + connections ÷ bridges ÷ (bridges − 1) × the longer of (recovery µs ÷ (cores of a bridge × (1 − fill))) and (1 ÷ verifications per second)";
+    all_back: "after all connections broke: all back", "s", Longest = "first retry 1 s + the longest of (connections × recovery µs ÷ (bridges × cores of a bridge)), (connections ÷ bridges ÷ verifications per second) and (connections × µs per position ÷ primaries); above 3 s of verifications clients are sent away and come back later, which is not in it";
 }
 
 impl Site {
@@ -185,8 +189,9 @@ impl Site {
         ]
     }
 
-    fn rates(&self) -> [(&'static str, f64); 7] {
+    fn rates(&self) -> [(&'static str, f64); 8] {
         [
+            ("verifications-per-second", self.verifications_per_second),
             ("publications-per-user-hour", self.publications_per_user_hour),
             ("broadcasts-per-hour", self.broadcasts_per_hour),
             ("data-bytes", self.data_bytes),
@@ -266,14 +271,21 @@ impl Site {
         plan.broadcast_spread = seconds(each, &figures.broadcast_delivery) / self.bridge_cores;
         let read = seconds(plan.online / plan.primaries, &figures.position) / self.fill;
         plan.positions_read = self.promotion_seconds + read;
-        let back = seconds(each / plan.primaries, &figures.connect) / spare;
-        plan.told = plan.positions_read + self.telling_seconds.max(back);
+        let back = |count: f64, cores: f64| (seconds(count, &figures.recovery) / cores).max(self.verified(count));
+        plan.told = plan.positions_read + self.telling_seconds.max(back(each / plan.primaries, spare));
         // There are at least two: headroom is at least one beyond the one that is needed.
         let orphans = each / (plan.bridges - 1.0);
-        plan.bridge_lost = FIRST_RETRY_SECONDS + seconds(orphans, &figures.connect) / spare;
-        let by_bridges = seconds(plan.connections, &figures.connect) / (plan.bridges * self.bridge_cores);
+        plan.bridge_lost = FIRST_RETRY_SECONDS + back(orphans, spare);
+        let by_bridges = back(each, self.bridge_cores);
         let by_redis = seconds(plan.connections, &figures.position) / plan.primaries;
         plan.all_back = FIRST_RETRY_SECONDS + by_bridges.max(by_redis);
+    }
+}
+
+impl Site {
+    /// Seconds until a bridge has verified so many tokens.
+    fn verified(&self, count: f64) -> f64 {
+        if self.verifications_per_second > 0.0 { count / self.verifications_per_second } else { 0.0 }
     }
 }
 

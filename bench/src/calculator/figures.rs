@@ -22,6 +22,8 @@ pub struct Figures {
     pub ping: Figure,
     /// CPU of a bridge for one connection with its token and its personal channels, in µs.
     pub connect: Figure,
+    /// CPU of a bridge for one client that comes back and recovers what it has missed, in µs.
+    pub recovery: Figure,
     /// Memory of a bridge for an idle connection, in bytes.
     pub connection: Figure,
     /// Memory of the kernel for an idle socket, in bytes. No process shows it.
@@ -46,6 +48,7 @@ impl Default for Figures {
             broadcast_delivery: figure(2.0, "assumed: 1.25 times a send of 1.1 to 1.6 µs"),
             ping: figure(4.0, "assumed: a send, a read of 1.1 µs and a wake-up"),
             connect: figure(150.0, "assumed: 6 times a bare upgrade of about 25 µs"),
+            recovery: figure(300.0, "assumed: twice a connect"),
             connection: figure(4_500.0, "assumed: the target of the row `idle`"),
             socket: figure(4_096.0, "Linux slab sizes, 3.7 KB (TCP 2,368, socket inode 832, file, dentry, epoll item)"),
             active_user: figure(
@@ -72,6 +75,7 @@ impl Figures {
             (&mut figures.personal_delivery, "personal", "CPU per delivery", MICROSECONDS),
             (&mut figures.broadcast_delivery, "broadcast-paced", "CPU per delivery", MICROSECONDS),
             (&mut figures.connect, "connect", "CPU per connect", MICROSECONDS),
+            (&mut figures.recovery, "recovery", "CPU per recovery", MICROSECONDS),
             (&mut figures.connection, "idle", "memory per connection", BYTES),
             (&mut figures.active_user, "redis-memory", "memory per active user", BYTES),
             (&mut figures.publication, "publish", "Redis CPU per publication", MICROSECONDS),
@@ -85,12 +89,13 @@ impl Figures {
 
     /// Each figure with its name and unit, as a reader goes through them.
     #[must_use]
-    pub fn list(&self) -> [(&'static str, &'static str, &Figure); 11] {
+    pub fn list(&self) -> [(&'static str, &'static str, &Figure); 12] {
         [
             ("delivery on a personal channel, bridge", "µs", &self.personal_delivery),
             ("delivery of a broadcast, bridge", "µs", &self.broadcast_delivery),
             ("ping and pong, bridge", "µs", &self.ping),
             ("connect, bridge", "µs", &self.connect),
+            ("reconnect and recovery, bridge", "µs", &self.recovery),
             ("idle connection, bridge", "bytes", &self.connection),
             ("idle connection, kernel", "bytes", &self.socket),
             ("active user, Redis", "bytes", &self.active_user),

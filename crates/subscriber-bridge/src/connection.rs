@@ -112,8 +112,10 @@ impl Connection {
             self.session.channels().filter_map(|(channel, terms)| self.member(channel, terms)).collect();
         let Self { shared, id, outbox, incoming, .. } = *self;
         let last_words = async {
-            outbox.finish(CLOSE_PATIENCE).await;
-            if let Some(mut incoming) = incoming {
+            // Whoever does not take what it is sent is not waited for.
+            if outbox.finish(CLOSE_PATIENCE).await
+                && let Some(mut incoming) = incoming
+            {
                 incoming.finish(CLOSE_PATIENCE).await;
             }
         };

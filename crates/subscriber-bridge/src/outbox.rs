@@ -322,11 +322,12 @@ impl Outbox {
         }
     }
 
-    /// Writes the rest of a closed outbox, at most for `patience`.
-    pub async fn finish(&self, patience: Duration) {
+    /// Writes the rest of a closed outbox, at most for `patience`; says whether the peer took it.
+    pub async fn finish(&self, patience: Duration) -> bool {
         let rest = async { while !self.is_empty() && self.write().await.is_ok() {} };
         // A peer that does not read forfeits the close frame.
         let _ = tokio::time::timeout(patience, rest).await;
+        self.is_empty()
     }
 
     /// Tells the peer that nothing follows; what it still sends can be read.
