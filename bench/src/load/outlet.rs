@@ -36,8 +36,8 @@ pub enum Via {
     SocketIo(SocketAddr),
     /// The same as another nginx publishes it to nchan.
     Nchan(SocketAddr),
-    /// Rows of the table `notices (user_id, body)` in this database of the PostgreSQL at this address: rules publish them.
-    Commits(SocketAddr, String),
+    /// Rows of the table `notices (user_id, body)` in the database at this URL: rules publish them.
+    Commits(String),
 }
 
 /// What collects publications and sends them.
@@ -62,7 +62,7 @@ impl Outlet {
     pub(super) fn new(via: &Via) -> Result<Self> {
         match via {
             Via::Publisher(url) => Ok(Self::Library(Box::new(Library::new(url)?))),
-            Via::Commits(addr, database) => Ok(Self::Commits(Commits::connect(*addr, database)?)),
+            Via::Commits(url) => Ok(Self::Commits(Commits::connect(url)?)),
             Via::Wrapped(redis) | Via::SocketIo(redis) | Via::Nchan(redis) => {
                 let socket = TcpStream::connect(redis).with_context(|| format!("connecting to Redis at {redis}"))?;
                 socket.set_nodelay(true)?;
@@ -83,7 +83,7 @@ impl Outlet {
             Self::Library(library) => {
                 library.batch.push(Publication::new(Channel::parse(&name())?, Data::parse(data)?));
             }
-            Self::Commits(commits) => commits.add(marker.user, &own(), &data),
+            Self::Commits(commits) => commits.add(marker.user, own(), &data)?,
             Self::Socket(_, bytes) => {
                 let mut channel = publish.channel.clone().unwrap_or_else(own);
                 data = wrap(&name(), &data, marker.number);
@@ -97,7 +97,7 @@ impl Outlet {
                         data = emitter::nchan(&data, now.as_secs() as u32);
                         channel = emitter::nchan_channel(&channel);
                     }
-                    Via::Publisher(_) | Via::Wrapped(_) | Via::Commits(..) => {}
+                    Via::Publisher(_) | Via::Wrapped(_) | Via::Commits(_) => {}
                 }
                 let head = format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n${}\r\n", channel.len(), data.len());
                 bytes.extend([head.as_bytes(), &data, b"\r\n"].concat());
@@ -110,7 +110,8 @@ impl Outlet {
     pub(super) fn flush(&mut self) -> Result<()> {
         match self {
             Self::Library(library) => library.flush(),
-            Self::Commits(commits) => commits.flush(),
+            // They leave as they come.
+            Self::Commits(_) => Ok(()),
             Self::Socket(socket, bytes) => {
                 socket.write_all(bytes)?;
                 bytes.clear();

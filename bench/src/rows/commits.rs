@@ -1,6 +1,6 @@
 //! From a commit in PostgreSQL to the frame at the client, through the change log and the invalidation-worker.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use griot_tests::servers::Servers;
 use griot_tests::stage::{Script, Stage};
 
@@ -33,8 +33,7 @@ pub(super) async fn to_screen(round: Round<'_>) -> Result<Vec<Figure>> {
     let (bridge, worker) = (stage.bridge_pid().await, stage.worker().await.pid());
     process::pin_server(bridge)?;
     process::pin_others(worker)?;
-    let database = stage.database.url().rsplit('/').next().and_then(|name| name.split('?').next());
-    let via = Via::Commits(stage.servers.postgres.addr(), database.context("a database has a name")?.to_owned());
+    let via = Via::Commits(stage.database.url().to_owned());
     let publish = |seconds| Publish { via: via.clone(), ..round.personal(PACE, seconds, round.size) };
     let mut driver = Driver::start()?;
     let connect = round.connect(stage.bridge_addr, round.size, None);

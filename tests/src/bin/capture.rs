@@ -59,6 +59,9 @@ struct Arguments {
     /// Numbers of clients, separated by commas.
     #[arg(long, default_value = "8,64", value_delimiter = ',')]
     clients: Vec<u32>,
+    /// Microseconds that every sync of the log takes longer, as on a disk slower than this machine's.
+    #[arg(long, default_value_t = 0)]
+    sync_us: u32,
 }
 
 #[tokio::main]
@@ -73,8 +76,11 @@ async fn main() -> ExitCode {
 }
 
 async fn measure(arguments: &Arguments) -> Result<()> {
-    let postgres = Postgres::start_with(&SETTINGS).await?;
-    println!("PostgreSQL in {} (TMPDIR), settings: {}", std::env::temp_dir().display(), SETTINGS.join(" "));
+    // Whoever syncs for a group waits before that, with the lock for which all others wait.
+    let delay = format!("commit_delay={}", arguments.sync_us);
+    let settings = [&SETTINGS[..], &[&delay, "commit_siblings=0"]].concat();
+    let postgres = Postgres::start_with(&settings).await?;
+    println!("PostgreSQL in {} (TMPDIR), settings: {}", std::env::temp_dir().display(), settings.join(" "));
     println!("pgbench -N -M prepared -s {SCALE}, {} s a run; the rule of ours:\n{RULES}", arguments.seconds);
     let mut databases = Vec::new();
     for kind in KINDS {
