@@ -131,6 +131,18 @@ mod tests {
     }
 
     #[test]
+    fn who_was_turned_away_gives_back_nobodys_place() {
+        let (connections, user) = (Connections::default(), UserId::parse("42").expect("user"));
+        let enter = |id| {
+            connections.begin("", &outbox());
+            connections.enter(ConnectionId(id), Some(&user), 1, &outbox())
+        };
+        assert!(enter(1) && !enter(2));
+        connections.leave(ConnectionId(2), Some(&user), "");
+        assert!(!enter(3));
+    }
+
+    #[test]
     fn who_is_gone_leaves_nothing_behind() {
         let (connections, user) = (Connections::default(), UserId::parse("42").expect("user"));
         connections.begin("secret", &outbox());

@@ -52,12 +52,12 @@ pub(crate) struct Hub {
 
 impl Hub {
     /// All repairs together hold what `room` gives.
-    pub(crate) fn new(link: Link, redis: &fanout_core::Redis, topics: Topics, metrics: Metrics, room: Room) -> Self {
+    pub(crate) fn new(link: Link, partitions: Partitions, topics: Topics, metrics: Metrics, room: Room) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             link,
-            partitions: redis.partitions().clone(),
+            partitions,
             topics,
             metrics,
             room,

@@ -170,7 +170,8 @@ impl Bridge {
         }
         let (link, connector) = Link::new(&self.config.redis)?;
         let room = Room::new(config.max_history_bytes);
-        let hub = Hub::new(link.clone(), &redis, self.topics.clone(), metrics.clone(), room.clone());
+        let hub =
+            Hub::new(link.clone(), redis.partitions().clone(), self.topics.clone(), metrics.clone(), room.clone());
         let hub = Arc::new(hub);
         let node = uuid::Uuid::new_v4().to_string();
         let listener = Listener::new(&link, Arc::clone(&hub), &self.topics, &config, &metrics, &health, &node);

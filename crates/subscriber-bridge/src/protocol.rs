@@ -195,7 +195,7 @@ pub(crate) fn ended(channel: &str, ending: Ending) -> Push {
 
 #[cfg(test)]
 mod tests {
-    use super::message::{Empty, PresenceStatsResult};
+    use super::message::{Empty, PresenceStatsResult, RpcResult};
     use super::*;
 
     fn encoded(encoding: Encoding, reply: &Reply) -> Vec<u8> {
@@ -240,6 +240,16 @@ mod tests {
         let mut out = Vec::new();
         Encoding::Json.push(&raw, &mut out);
         assert_eq!(out, br#"{"channel":"orders","pub":{"data":1}}"#);
+    }
+
+    #[test]
+    fn what_is_not_json_in_one_line_gets_into_no_frame() {
+        for data in [&b"\"\xff\""[..], b"[1,\n2]", b"{"] {
+            let envelope = [b"G1 9 00c0ffee 7\n{\"topic\":\"orders\",\"id\":\"u-1\"}\n", data].concat();
+            assert_eq!(recovered(&envelope.into()), None, "{data:?}");
+        }
+        let rpc = Some(RpcResult { data: Bytes::from_static(b"\"\xff\"") });
+        assert_eq!(json(&Reply { id: 2, rpc, ..Reply::default() }), "");
     }
 
     #[test]

@@ -236,3 +236,68 @@ fn backoff(attempt: u32) -> Duration {
     let whole = 50_u64 << attempt.min(6);
     Duration::from_millis(whole / 2 + fastrand::u64(..=whole / 2))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::link::Link;
+
+    const FEED: &str = "griot:{0.1}:feed:u:1";
+
+    /// A link, and its connection to a server that says nothing more.
+    async fn connected() -> (Link, Connector, Wire, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let url = format!("redis://{}", listener.local_addr().expect("address"));
+        let (link, connector) =
+            Link::new(&RedisConfig { url, fence: false, ..RedisConfig::default() }).expect("a link");
+        let accept = async {
+            let (mut server, _) = listener.accept().await.expect("accepts");
+            server.write_all(b"%0\r\n").await.expect("writes");
+            server
+        };
+        let (wire, server) = tokio::join!(Wire::open(&connector.address), accept);
+        (link, connector, wire.expect("a connection"), server)
+    }
+
+    /// The subscriptions and questions that the server was sent, in order.
+    async fn sent(wire: Wire, mut server: TcpStream) -> Vec<String> {
+        drop(wire);
+        let mut text = String::new();
+        server.read_to_string(&mut text).await.expect("reads");
+        text.lines().filter(|word| ["SUBSCRIBE", "SCRIPT", "EVALSHA"].contains(word)).map(str::to_owned).collect()
+    }
+
+    #[tokio::test]
+    async fn a_feed_is_asked_about_after_it_is_subscribed_and_again_on_the_next_connection() {
+        let (link, mut connector, mut wire, server) = connected().await;
+        let mut answered = link.join(FEED);
+        for _ in 0..2 {
+            connector.send_changes(&mut wire).await.expect("sends");
+            connector.disconnected();
+        }
+        assert!(answered.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty), "it waits on");
+        assert_eq!(sent(wire, server).await, ["SUBSCRIBE", "EVALSHA", "SUBSCRIBE", "EVALSHA"]);
+    }
+
+    #[tokio::test]
+    async fn a_server_without_the_script_is_given_it_and_asked_again() {
+        let (link, mut connector, mut wire, server) = connected().await;
+        let _answered = link.join(FEED);
+        connector.send_changes(&mut wire).await.expect("sends");
+        connector.refused(&mut wire, "NOSCRIPT No matching script.").expect("the connection goes on");
+        wire.send().await.expect("sends");
+        assert_eq!(sent(wire, server).await, ["SUBSCRIBE", "EVALSHA", "SCRIPT", "EVALSHA"]);
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_something_else_ends_the_connection() {
+        let (link, mut connector, mut wire, _server) = connected().await;
+        let _answered = link.join(FEED);
+        connector.send_changes(&mut wire).await.expect("sends");
+        let answer = BytesFrame::Array { data: Vec::new(), attributes: None };
+        assert!(connector.answered(&wire, answer).is_err());
+    }
+}

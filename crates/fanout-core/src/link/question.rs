@@ -52,12 +52,10 @@ impl Call {
 
     /// Tells the askers what the server has answered; `false` when that is no answer to this call.
     pub(super) fn answered(self, answer: &BytesFrame) -> bool {
-        let BytesFrame::Array { data: answers, .. } = answer else { return false };
-        if answers.len() != self.0.len() {
-            return false;
-        }
-        for (question, answer) in self.0.into_iter().zip(answers) {
-            let BytesFrame::Array { data: fields, .. } = answer else { return false };
+        let feeds = array(answer).and_then(|answers| answers.iter().map(array).collect::<Option<Vec<_>>>());
+        // Not even those before the first that does not fit: then nothing is known to be theirs.
+        let Some(feeds) = feeds.filter(|feeds| feeds.len() == self.0.len()) else { return false };
+        for (question, fields) in self.0.into_iter().zip(feeds) {
             let position = position::of_fields(fields.iter().map(|field| Some(field.to_string()?.into())));
             for asker in question.askers {
                 // Whoever waits no more is no error.
@@ -70,6 +68,10 @@ impl Call {
     pub(super) fn questions(self) -> Vec<Question> {
         self.0
     }
+}
+
+fn array(frame: &BytesFrame) -> Option<&Vec<BytesFrame>> {
+    if let BytesFrame::Array { data, .. } = frame { Some(data) } else { None }
 }
 
 #[cfg(test)]
@@ -123,5 +125,9 @@ mod tests {
             assert!(!call.answered(&frame(answer)), "{answer:?}");
             assert!(answered[0].try_recv().is_err());
         }
+        let (questions, mut answered) = questions(&["griot:{0.1}:feed:u:1", "griot:{0.1}:feed:u:2"]);
+        let call = Call::all(questions).next().expect("a call");
+        assert!(!call.answered(&frame("*2\r\n*2\r\n$8\r\n00c0ffee\r\n:7\r\n:1\r\n")), "half of it");
+        assert!(answered.iter_mut().all(|answered| answered.try_recv().is_err()));
     }
 }

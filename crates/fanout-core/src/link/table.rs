@@ -291,6 +291,18 @@ mod tests {
     }
 
     #[test]
+    fn those_who_gave_up_waiting_do_not_pile_up() {
+        let mut table = Table::default();
+        let _patient = ask(&mut table, "a");
+        for _ in 0..1_000 {
+            drop((want(&mut table, "a"), ask(&mut table, "a")));
+        }
+        let waiting = table.entries["a"].waiting.as_ref().expect("one waits");
+        assert!(waiting.confirmation.len() < 10 && waiting.position.len() < 10);
+        assert!(table.take(10).ask[0].askers.iter().any(|asker| !asker.is_closed()), "who waits is still there");
+    }
+
+    #[test]
     fn a_question_that_the_connection_takes_with_it_is_asked_again() {
         let mut table = Table::default();
         let (stays, left) = (ask(&mut table, "a"), ask(&mut table, "b"));

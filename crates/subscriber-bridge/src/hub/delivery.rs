@@ -268,3 +268,6 @@ impl Hub {
         is_done
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,11 @@ pub(crate) fn unconnected() -> Arc<Outbox> {
     Arc::new(Outbox::new(Sink::Queue(mpsc::channel(1).0), WIRE, 0, 0))
 }
 
+/// What waits, frame by frame.
+pub(crate) fn waiting(outbox: &Outbox) -> Vec<String> {
+    outbox.queue().frames.iter().map(|waiting| String::from_utf8_lossy(&waiting.frame).into_owned()).collect()
+}
+
 fn held(data: impl Into<Bytes>, conflation: Option<&Arc<str>>) -> Held {
     let publication = crate::protocol::publication(data.into(), None, None);
     let push = Arc::new(Shared::new(crate::protocol::published("c", publication)));
@@ -81,6 +86,8 @@ async fn a_slow_client_costs_its_limit_and_no_more() {
     assert_eq!(outbox.closed(), Some(SLOW));
     let all = rest(Arc::new(outbox), client).await;
     assert!(all.ends_with(b"\x88\x06\x0b\xc0slow"));
+    let junk = all.iter().filter(|byte| **byte == b'.').count();
+    assert_eq!(junk % (256 * 1024), 0, "what has left in part is followed by its rest");
 }
 
 #[tokio::test]
@@ -158,6 +165,31 @@ async fn a_run_leaves_whole_and_in_order_wherever_the_socket_stops_taking_it() {
     }
     outbox.close(crate::codes::SHUTDOWN);
     assert!(rest(Arc::new(outbox), client).await.starts_with(&sent));
+}
+
+#[tokio::test]
+async fn what_has_left_in_part_is_neither_overtaken_nor_replaced() {
+    let (outbox, mut client) = pair(64 * 1024 * 1024).await;
+    let key: Arc<str> = "wallet-updates:#42 7".into();
+    // Longer than what a socket takes at once.
+    let long = |byte: &str| held(format!("\"{}\"", byte.repeat(16 * 1024 * 1024)), Some(&key));
+    let (first, second, third) = (long("1"), long("2"), held("3", Some(&key)));
+    let sent = [&first, &second, &third].map(|held| held.push.frame(WIRE).clone());
+    outbox.publish(&first);
+    let mut all = vec![0; sent[0].len() - outbox.queue().frames[0].frame.len()];
+    client.read_exact(&mut all).await.expect("reads");
+    outbox.stream().expect("a socket").writable().await.expect("writable");
+    outbox.publish(&second);
+    let mut more = vec![0; sent[0].len() + 1 - all.len()];
+    tokio::select! {
+        read = client.read_exact(&mut more) => drop(read.expect("reads")),
+        turn = outbox.drive() => panic!("{turn:?}"),
+    }
+    all.append(&mut more);
+    outbox.publish(&third);
+    outbox.close(crate::codes::SHUTDOWN);
+    all.extend(rest(Arc::new(outbox), client).await);
+    assert!(all.starts_with(&sent.concat()));
 }
 
 #[tokio::test]
