@@ -99,7 +99,7 @@ impl Outbox {
         self.send(self.wire.reply(reply));
     }
 
-    /// Sends what a recovering client missed, which holds a part of the room for histories until it is written.
+    /// Sends what a client missed or looks up, which holds a part of the room for histories until it is written.
     pub(crate) fn recover(&self, frame: Bytes, room: Option<Taken>) {
         self.enqueue(Waiting { kind: Kind::History, room, ..Waiting::live(frame) });
     }
@@ -224,6 +224,10 @@ impl Outbox {
         }
         let kind = waiting.kind as usize;
         if queue.costs[kind] + waiting.cost() > self.limits[kind] {
+            if queue.begun && queue.frames.is_empty() {
+                // Its rest, however long, or the close frame would stand in the middle of it.
+                queue.frames.push_back(waiting);
+            }
             return self.close_locked(queue, SLOW);
         }
         queue.costs[kind] += waiting.cost();

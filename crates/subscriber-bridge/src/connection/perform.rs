@@ -72,9 +72,15 @@ impl Connection {
         }
     }
 
+    /// A page of a history is longer than what may wait of live publications: like what is recovered, it counts for itself
+    /// and takes its room.
     fn answer(&self, id: u32, result: Result<Reply, CommandError>) {
         let reply = result.map_or_else(|error| failure(id, error), |reply| Reply { id, ..reply });
-        self.outbox.reply(&reply);
+        let (frame, mut room) = (self.outbox.wire().reply(&reply), self.shared.room.nothing());
+        match room.more(frame.len()) {
+            true => self.outbox.recover(frame, Some(room)),
+            false => self.outbox.reply(&failure(id, codes::TOO_MANY_REQUESTS)),
+        }
     }
 
     /// Counts the connection among those of its user, and lets others find it.

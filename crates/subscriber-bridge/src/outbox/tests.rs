@@ -91,6 +91,16 @@ async fn a_slow_client_costs_its_limit_and_no_more() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_slow_client_does_not_stand_in_the_middle_of_what_it_is_sent() {
+    let (outbox, client) = pair(256 * 1024).await;
+    let longest = Bytes::from(vec![b'.'; 16 * 1024 * 1024]);
+    outbox.send(longest.clone());
+    assert_eq!(outbox.closed(), Some(SLOW));
+    let all = rest(Arc::new(outbox), client).await;
+    assert!(all.starts_with(&longest) && all[longest.len()..] == *b"\x88\x06\x0b\xc0slow");
+}
+
+#[tokio::test]
 async fn commands_are_bounded_and_leave_room_for_orders() {
     let (taker, _taken) = mpsc::channel(1);
     let outbox = |taker: &mpsc::Sender<Bytes>| Outbox::new(Sink::Queue(taker.clone()), WIRE, 300 * 1024, 0);
