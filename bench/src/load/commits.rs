@@ -3,16 +3,19 @@
 use anyhow::{Context, Result, bail};
 use sqlx::{Connection, PgConnection};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 
 /// Enough that a commit waits for the disk only behind few others.
 const CONNECTIONS: usize = 8;
+/// Rows that may wait for each: more mean that the database does not keep up.
+const AHEAD: usize = 10_000;
 
 /// See the module.
 pub(super) struct Commits {
     runtime: Runtime,
-    rows: Vec<UnboundedSender<Row>>,
+    rows: Vec<Sender<Row>>,
     writers: Vec<JoinHandle<Result<()>>>,
 }
 
@@ -25,7 +28,7 @@ impl Commits {
         let (mut rows, mut writers) = (Vec::new(), Vec::new());
         for _ in 0..CONNECTIONS {
             let database = runtime.block_on(PgConnection::connect(url)).context("connecting to PostgreSQL")?;
-            let (say, told) = unbounded_channel();
+            let (say, told) = channel(AHEAD);
             rows.push(say);
             writers.push(runtime.spawn(write(database, told)));
         }
@@ -35,9 +38,10 @@ impl Commits {
     /// Those of one user keep their order.
     pub(super) fn add(&mut self, number: u64, user: String, data: &[u8]) -> Result<()> {
         let row = Row(user, String::from_utf8_lossy(data).into_owned());
-        match self.rows[number as usize % CONNECTIONS].send(row) {
+        match self.rows[number as usize % CONNECTIONS].try_send(row) {
             Ok(()) => Ok(()),
-            Err(_) => self.finish().and_then(|()| bail!("a connection to PostgreSQL has ended")),
+            Err(TrySendError::Full(_)) => bail!("PostgreSQL does not keep up: {AHEAD} rows wait for one connection"),
+            Err(TrySendError::Closed(_)) => self.finish().and_then(|()| bail!("a connection to PostgreSQL has ended")),
         }
     }
 
@@ -48,7 +52,7 @@ impl Commits {
     }
 }
 
-async fn write(mut database: PgConnection, mut rows: UnboundedReceiver<Row>) -> Result<()> {
+async fn write(mut database: PgConnection, mut rows: Receiver<Row>) -> Result<()> {
     while let Some(Row(user, body)) = rows.recv().await {
         let insert = sqlx::query("insert into notices (user_id, body) values ($1, $2::text::json)");
         insert.bind(user).bind(body).execute(&mut database).await.context("a commit")?;
