@@ -28,6 +28,7 @@ use self::fleet::Fleet;
 pub use self::outlet::Via;
 pub use self::publisher::{Pace, Publish};
 pub use self::tally::{Counted, Tally};
+use crate::process;
 
 /// What a load process can be told to do. It answers each with one line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -90,11 +91,15 @@ pub struct Answer {
     pub own_cpu: f64,
 }
 
-/// Does what standard input says until it ends.
+/// Does what standard input says until it ends; `behind` others who want the same core.
 ///
 /// # Errors
 /// The machine refuses what a loop needs.
-pub fn serve() -> Result<()> {
+pub fn serve(behind: bool) -> Result<()> {
+    if behind {
+        // Before there are more threads: they have what the first one has.
+        process::stand_behind().context("standing behind others")?;
+    }
     let tally = Arc::new(Tally::default());
     let (orders, waiting) = channel();
     let fleet = Fleet::new(Arc::clone(&tally), waiting)?;

@@ -39,7 +39,11 @@ enum Command {
     },
     /// The load client, which measuring starts: it takes commands on standard input.
     #[command(hide = true)]
-    Load,
+    Load {
+        /// Leave the cores to others who want them.
+        #[arg(long)]
+        behind: bool,
+    },
     /// Write the report of results that are there.
     Report {
         /// What was measured.
@@ -80,7 +84,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         None => Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(run(&arguments.measuring))),
         Some(Command::Floor { listen, redis }) => Floor::new(listen, redis).and_then(Floor::run),
-        Some(Command::Load) => load::serve(),
+        Some(Command::Load { behind }) => load::serve(behind),
         Some(Command::Report { results, dir, readme }) => write_report(&results, &dir, readme),
     };
     match done {

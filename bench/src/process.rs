@@ -129,6 +129,17 @@ fn pin(pid: u32, to: &[usize], of: usize) -> Result<()> {
     Ok(())
 }
 
+/// Has this process wait for its turn until those who share its core have had theirs.
+pub(crate) fn stand_behind() -> Result<()> {
+    let own = std::process::id().to_string();
+    let status = Command::new("renice").args(["-n", "10", "-p", &own]).stdout(Stdio::null()).status();
+    ensure!(
+        status.context("`renice` of bsdutils changes the priority")?.success(),
+        "renice does not change process {own}"
+    );
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

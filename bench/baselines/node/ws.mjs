@@ -71,4 +71,5 @@ function release(name) {
   subscriber.unsubscribe(name).catch(() => {});
 }
 
-http.listen(listen, () => console.log("listening"));
+// Not before: a subscription that meets the client's own first look at Redis may fail.
+subscriber.once("ready", () => http.listen(listen, () => console.log("listening")));

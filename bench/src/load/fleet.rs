@@ -20,7 +20,8 @@ use crate::process;
 const WAKE: Token = Token(usize::MAX);
 /// Bytes read at once.
 const READ: usize = 64 * 1024;
-/// Connections that leave from one source address: fewer than there are ports.
+/// Connections that leave from one source address: fewer than there are ports. Whoever comes back does so from another, as
+/// from a network: to the same server from the same port a connection waits until the one before it is forgotten.
 const PER_SOURCE: usize = 4_000;
 /// How long connections may take to become ready, all together.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -35,6 +36,8 @@ pub(super) struct Fleet {
     /// Of connections that were closed: where their channels stood.
     positions: Vec<Option<String>>,
     opening: Option<Opening>,
+    /// How many were opened, of which the source addresses follow.
+    opened: usize,
     cpu: Duration,
     buffer: Vec<u8>,
 }
@@ -59,8 +62,9 @@ impl Fleet {
     pub(super) fn new(tally: Arc<Tally>, orders: Receiver<Command>) -> Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
-        let (connections, positions, opening, cpu) = (Vec::new(), Vec::new(), None, Duration::ZERO);
-        Ok(Self { poll, waker, tally, orders, connections, positions, opening, cpu, buffer: vec![0; READ] })
+        let (connections, positions, opening) = (Vec::new(), Vec::new(), None);
+        let (opened, cpu, buffer) = (0, Duration::ZERO, vec![0; READ]);
+        Ok(Self { poll, waker, tally, orders, connections, positions, opening, opened, cpu, buffer })
     }
 
     pub(super) fn waker(&self) -> Arc<Waker> {
@@ -140,6 +144,7 @@ impl Fleet {
         let tokens =
             if connect.secret.is_some() { (first..first + connect.count).map(name).collect() } else { Vec::new() };
         let since = Instant::now();
+        self.opened = self.opened.next_multiple_of(PER_SOURCE);
         self.opening = Some(Opening { connect, tokens, tls, churns, first, begun: 0, ready: 0, gone: 0, since });
         None
     }
@@ -170,7 +175,8 @@ impl Fleet {
 
     fn connect(&mut self, opening: &Opening) -> Result<()> {
         let (index, connect) = (self.connections.len(), &opening.connect);
-        let mut socket = open(connect.to, index, connect.deaf).context("opening a socket")?;
+        let mut socket = open(connect.to, self.opened, connect.deaf).context("opening a socket")?;
+        self.opened += 1;
         self.poll.registry().register(&mut socket, Token(index), Interest::READABLE | Interest::WRITABLE)?;
         let stream = Stream::new(socket, connect.to.ip(), opening.tls.as_ref())?;
         let channel = connect.channel.clone().unwrap_or_else(|| user(connect.first_user + index));
@@ -221,7 +227,7 @@ pub(super) fn user(index: usize) -> String {
     format!("user-{index}")
 }
 
-fn open(to: SocketAddr, index: usize, deaf: bool) -> Result<TcpStream> {
+fn open(to: SocketAddr, opened: usize, deaf: bool) -> Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
@@ -231,7 +237,7 @@ fn open(to: SocketAddr, index: usize, deaf: bool) -> Result<TcpStream> {
         socket.set_recv_buffer_size(8 * 1024)?;
         socket.set_tcp_mss(1_400)?;
     }
-    let source = 2 + u8::try_from(index / PER_SOURCE % 200)?;
+    let source = 2 + u8::try_from(opened / PER_SOURCE % 200)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 1, source), 0)).into())?;
     match socket.connect(&to.into()) {
         Err(error) if error.raw_os_error() != Some(115) => return Err(error).context("connecting"),

@@ -68,7 +68,19 @@ impl Driver {
     /// # Errors
     /// Its binary is missing.
     pub fn start() -> Result<Self> {
-        let mut process = Launch::new("bench").arg("load").piped()?;
+        Self::launch(Launch::new("bench").arg("load"))
+    }
+
+    /// The same, for load that is beside what is measured: whose latency counts does not wait for it at their core.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_behind() -> Result<Self> {
+        Self::launch(Launch::new("bench").arg("load").arg("--behind"))
+    }
+
+    fn launch(launch: Launch) -> Result<Self> {
+        let mut process = launch.piped()?;
         process::pin_others(process.id().context("the load process is gone")?)?;
         let say = process.stdin.take().context("no standard input")?;
         let heard = BufReader::new(process.stdout.take().context("no standard output")?).lines();

@@ -33,7 +33,7 @@ const USERS: usize = 1_000;
 
 pub(super) async fn beside_a_broadcast(round: Round<'_>) -> Result<Vec<Figure>> {
     let server = round.subject.start(round.redis, "").await?;
-    let (mut crowd, mut users) = (Driver::start()?, Driver::start()?);
+    let (mut crowd, mut users) = (Driver::start_behind()?, Driver::start()?);
     // What is published to the users must not reach the crowd.
     let connect = Connect { first_user: USERS, ..round.connect(server.addr, round.size, Some(BROADCAST)) };
     crowd.tell(&Command::Connect(connect)).await?;
