@@ -59,8 +59,8 @@ bench *ARGS:
 profile ROW SIZE="5000":
     RUSTFLAGS="-C force-frame-pointers=yes" cargo build --target-dir target/profile --release --package griot-bench --package subscriber-bridge --package publisher --package invalidation-worker --bins
     mkdir -p target/bench
-    perf record --quiet --event cpu-clock --freq 999 --call-graph fp --cpu $(($(nproc) - 1)) --output target/bench/perf.data -- target/profile/release/bench "$1" --sizes "$2" --subjects griot --rounds 1 --out target/profile/bench
-    perf script --input target/bench/perf.data --comms tokio-rt-worker,subscriber-brid | target/tools/bin/inferno-collapse-perf | target/tools/bin/inferno-flamegraph --title "subscriber-bridge: $1, $2 connections" > "target/bench/$1.svg"
+    perf record --quiet --event cpu-clock --freq 999 --call-graph fp --all-cpus --output target/bench/perf.data -- target/profile/release/bench "$1" --sizes "$2" --subjects griot --rounds 1 --out target/profile/bench
+    perf script --input target/bench/perf.data --cpu $(($(nproc) - 1)) --comms tokio-rt-worker,subscriber-brid | target/tools/bin/inferno-collapse-perf | target/tools/bin/inferno-flamegraph --title "subscriber-bridge: $1, $2 connections" > "target/bench/$1.svg"
     @echo "the flame graph is target/bench/$1.svg"
 
 # What `just bench` compares with beyond the floor: the Node recipe and socket.io, into bench/baselines/node; `./dev bench-setup` installs nchan too.
