@@ -201,7 +201,10 @@ impl Connector {
         if fits {
             Ok(())
         } else {
-            Err(io::Error::new(io::ErrorKind::InvalidData, "an answer to nothing that was asked"))
+            Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "Redis answered something else than it was asked: the link connects anew",
+            ))
         }
     }
 
