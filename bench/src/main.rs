@@ -179,7 +179,9 @@ fn add(measurements: &mut Vec<Measurement>, row: Row, size: usize, subject: Subj
         unit: figure.unit.into(),
         better: figure.better,
         rounds: vec![figure.value],
-        notes: subject.leaves_out(row).map_or(String::new(), |what| format!("{}: {what}", report::LESSER_WORK)),
+        notes: subject
+            .leaves_out(row, figure.metric)
+            .map_or(String::new(), |what| format!("{}: {what}", report::LESSER_WORK)),
     });
 }
 

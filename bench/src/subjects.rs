@@ -22,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Where the distribution's package puts it.
 const NCHAN: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 /// Clients of all rows come from this machine, as many as one process may have.
-const SETTINGS: &str = "max_connections = 19500";
+/// More than any row publishes, of what is raw.
+const SETTINGS: &str = "max_connections = 19500\nmax_raw_per_second = 1000000";
 
 /// One of those who are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub enum Subject {
     GriotProtobuf,
     /// The same, spoken to in JSON by TLS.
     GriotTls,
+    /// The same, given plain publications as any Redis client makes them: at most once, and nothing is kept.
+    GriotRaw,
     /// The floor server.
     Floor,
     /// The Node recipe: `ws` and `ioredis`.
@@ -47,11 +50,12 @@ pub enum Subject {
 
 impl Subject {
     /// All there are.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Griot,
         Self::GriotAgain,
         Self::GriotProtobuf,
         Self::GriotTls,
+        Self::GriotRaw,
         Self::Floor,
         Self::Ws,
         Self::SocketIo,
@@ -66,6 +70,7 @@ impl Subject {
             Self::GriotAgain => "griot-again",
             Self::GriotProtobuf => "griot-protobuf",
             Self::GriotTls => "griot-tls",
+            Self::GriotRaw => "griot-raw",
             Self::Floor => "floor",
             Self::Ws => "ws",
             Self::SocketIo => "socket.io",
@@ -88,14 +93,14 @@ impl Subject {
     /// Whether it is Griot.
     #[must_use]
     pub fn is_griot(self) -> bool {
-        matches!(self, Self::Griot | Self::GriotAgain | Self::GriotProtobuf | Self::GriotTls)
+        !matches!(self, Self::Floor | Self::Ws | Self::SocketIo | Self::Nchan)
     }
 
     /// How it is spoken to.
     #[must_use]
     pub fn dialect(self) -> Dialect {
         match self {
-            Self::Griot | Self::GriotAgain | Self::GriotTls => Dialect::Griot,
+            Self::Griot | Self::GriotAgain | Self::GriotTls | Self::GriotRaw => Dialect::Griot,
             Self::GriotProtobuf => Dialect::GriotProtobuf,
             Self::Floor | Self::Ws => Dialect::Query,
             Self::SocketIo => Dialect::SocketIo,
@@ -103,11 +108,15 @@ impl Subject {
         }
     }
 
-    /// What it leaves out of `row` that Griot does; nothing where it does the same work.
+    /// What it leaves out of what `metric` of `row` counts and Griot does; nothing where it does the same work.
     #[must_use]
-    pub fn leaves_out(self, row: Row) -> Option<&'static str> {
+    pub fn leaves_out(self, row: Row, metric: &str) -> Option<&'static str> {
         match (self, row) {
             (subject, _) if subject.is_griot() || subject == Self::Floor => None,
+            // What the server does with them is the same; but latency begins before Redis.
+            (_, Row::Personal) if matches!(metric, "p50" | "p99") => {
+                Some("it is sent plain publications, and nothing is kept of them: griot-raw does the same")
+            }
             (_, Row::Idle | Row::Connect) => {
                 Some("nobody signs in, and each connection has one channel instead of three")
             }
@@ -133,6 +142,7 @@ impl Subject {
     pub fn via(self, redis: &Redis) -> Via {
         match self {
             Self::Griot | Self::GriotAgain | Self::GriotProtobuf | Self::GriotTls => Via::Publisher(redis.url()),
+            Self::GriotRaw => Via::Raw(redis.addr()),
             Self::Floor | Self::Ws => Via::Wrapped(redis.addr()),
             Self::SocketIo => Via::SocketIo(redis.addr()),
             Self::Nchan => Via::Nchan(redis.addr()),
@@ -143,9 +153,9 @@ impl Subject {
     #[must_use]
     pub fn is_installed(self) -> bool {
         match self {
-            Self::Griot | Self::GriotAgain | Self::GriotProtobuf | Self::GriotTls | Self::Floor => true,
             Self::Ws | Self::SocketIo => baselines().join("node/node_modules").is_dir(),
             Self::Nchan => Path::new(NCHAN).exists(),
+            _ => true,
         }
     }
 
@@ -155,7 +165,7 @@ impl Subject {
     /// It does not come up.
     pub async fn start(self, redis: &Redis, settings: &str) -> Result<Running> {
         let running = match self {
-            Self::Griot | Self::GriotAgain | Self::GriotProtobuf | Self::GriotTls => {
+            Self::Griot | Self::GriotAgain | Self::GriotProtobuf | Self::GriotTls | Self::GriotRaw => {
                 let tls = if self == Self::GriotTls { tls() } else { String::new() };
                 let bridge = LoneBridge::start(&redis.url(), &format!("{SETTINGS}\n{settings}\n{tls}")).await?;
                 Running { pid: bridge.process.pid(), addr: bridge.addr(), _process: Process::Bridge(Box::new(bridge)) }

@@ -1,6 +1,7 @@
 //! Every promise against real servers, in one binary so that the tests share one set of them.
 
 mod api;
+mod batches;
 mod bridge_orders;
 mod cache;
 mod change_log;

@@ -30,6 +30,8 @@ const UNANSWERED: usize = 16;
 pub enum Via {
     /// Griot's library, on the Redis at this URL.
     Publisher(String),
+    /// A plain `PUBLISH` at this address for Griot to route: the topic, and JSON that names the user.
+    Raw(SocketAddr),
     /// `PUBLISH` at this address, of all that Griot's clients would be sent, so that others write as many bytes.
     Wrapped(SocketAddr),
     /// The same as other processes of a site publish to socket.io's Redis adapter.
@@ -63,7 +65,7 @@ impl Outlet {
         match via {
             Via::Publisher(url) => Ok(Self::Library(Box::new(Library::new(url)?))),
             Via::Commits(url) => Ok(Self::Commits(Commits::connect(url)?)),
-            Via::Wrapped(redis) | Via::SocketIo(redis) | Via::Nchan(redis) => {
+            Via::Raw(redis) | Via::Wrapped(redis) | Via::SocketIo(redis) | Via::Nchan(redis) => {
                 let socket = TcpStream::connect(redis).with_context(|| format!("connecting to Redis at {redis}"))?;
                 socket.set_nodelay(true)?;
                 let mut answers = socket.try_clone()?;
@@ -86,18 +88,23 @@ impl Outlet {
             Self::Commits(commits) => commits.add(marker.user, own(), &data)?,
             Self::Socket(_, bytes) => {
                 let mut channel = publish.channel.clone().unwrap_or_else(own);
-                data = wrap(&name(), &data, marker.number);
+                let wrapped = || wrap(&name(), &data, marker.number);
                 match publish.via {
+                    Via::Raw(_) => {
+                        channel.clone_from(&publish.topic);
+                        data = [format!("{{\"user_id\":\"{}\",\"of\":", own()).as_bytes(), &data, b"}"].concat();
+                    }
                     Via::SocketIo(_) => {
-                        data = emitter::socket_io(&channel, &String::from_utf8_lossy(&data)).unwrap_or_default();
+                        data = emitter::socket_io(&channel, &String::from_utf8_lossy(&wrapped())).unwrap_or_default();
                         channel = emitter::socket_io_channel(&channel);
                     }
                     Via::Nchan(_) => {
                         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                        data = emitter::nchan(&data, now.as_secs() as u32);
+                        data = emitter::nchan(&wrapped(), now.as_secs() as u32);
                         channel = emitter::nchan_channel(&channel);
                     }
-                    Via::Publisher(_) | Via::Wrapped(_) | Via::Commits(_) => {}
+                    Via::Wrapped(_) => data = wrapped(),
+                    Via::Publisher(_) | Via::Commits(_) => {}
                 }
                 let head = format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n${}\r\n", channel.len(), data.len());
                 bytes.extend([head.as_bytes(), &data, b"\r\n"].concat());

@@ -14,8 +14,8 @@ use super::{Answer, Counted};
 
 /// How often it is looked whether everything has arrived.
 const LOOK: Duration = Duration::from_millis(1);
-/// Most publications of a step: of more the library might send some only when others are answered.
-const PORTION: u64 = 512;
+/// Most publications of a step: of more than a batch the library sends some only when others are answered.
+const PORTION: u64 = fanout_core::BATCH as u64;
 /// Nothing more is expected when nothing came for so long.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -79,6 +79,7 @@ fn spread(publish: &Publish, mut outlet: Outlet, tally: &Tally) -> Result<u64> {
             Pace::Window(window) => (arrived() - before) / publish.deliveries.max(1) + window,
             Pace::Each(_) => all.unwrap_or_default(),
         };
+        let behind = due > published + PORTION;
         let due = due.min(published + PORTION);
         for index in published..due {
             let nanos = match publish.pace {
@@ -91,6 +92,7 @@ fn spread(publish: &Publish, mut outlet: Outlet, tally: &Tally) -> Result<u64> {
         published = due.max(published);
         outlet.flush()?;
         match publish.pace {
+            Pace::PerSecond(_) if behind => {}
             Pace::PerSecond(rate) => {
                 let next = Duration::from_secs_f64(published as f64 / rate);
                 thread::sleep(next.saturating_sub(begin.elapsed()).max(publish.step));

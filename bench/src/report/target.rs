@@ -156,14 +156,13 @@ impl Target {
 /// Metrics of the instrument itself begin so: they tell nothing of who is measured.
 const INSTRUMENT: &str = "the load client's";
 
-/// Where a baseline that does the same work is better than Griot, in words; and in how many comparisons.
+/// Where a baseline is better than the Griot that does the same work, in words; and in how many comparisons.
 pub(super) fn unbeaten(table: &Table<'_>) -> (Vec<String>, usize) {
     let (mut unbeaten, mut compared) = (Vec::new(), 0);
-    for (other, theirs) in table.baselines() {
+    for (other, theirs, griot) in table.comparisons() {
         if other.metric.starts_with(INSTRUMENT) {
             continue;
         }
-        let Some(griot) = table.summary(&other.row, other.size, &other.metric, "griot") else { continue };
         compared += 1;
         let beaten = match other.better {
             Better::Lower => griot.median <= theirs.median,

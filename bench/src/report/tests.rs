@@ -92,6 +92,13 @@ fn a_baseline_that_does_the_same_work_must_be_beaten_and_one_that_does_less_need
     results.measurements[1].notes = format!("{LESSER_WORK}: keeps no history");
     assert!(line(&results, begin).ends_with("holds, in 1 comparisons |"));
     assert!(line(&results, "| 5,000 | ws |").ends_with("| lesser work: keeps no history |"));
+    results.measurements.push(paced("griot-raw", &[4.95]));
+    assert!(
+        line(&results, begin).contains("**missed** in 1 of 2: "),
+        "the Griot that keeps nothing is there to be beside it"
+    );
+    results.measurements[3].rounds = vec![4.8];
+    assert!(line(&results, begin).ends_with("holds, in 2 comparisons |"));
 }
 
 #[test]

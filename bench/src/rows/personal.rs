@@ -14,7 +14,7 @@ const RATE: f64 = 20_000.0 / 15_000.0;
 
 /// Of so many a second, those of a step are one batch of the library, which could not keep up one by one beside the load
 /// client on one core. Steps are the same for everybody, so that latencies can be compared.
-const STEP: Duration = Duration::from_millis(5);
+const STEP: Duration = Duration::from_millis(3);
 
 pub(super) async fn paced(round: Round<'_>) -> Result<Vec<Figure>> {
     let pace = Pace::PerSecond(RATE * round.size as f64);

@@ -29,7 +29,7 @@ pub use channel::{Channel, UserId};
 pub use client::ClientInfo;
 pub use data::{Data, DataError, MAX_DATA_BYTES, begins_object, is_line};
 pub use process::{ready, run};
-pub use publisher::{Publication, PublishError, Publisher, Receipt};
+pub use publisher::{BATCH, Publication, PublishError, Publisher, Receipt};
 pub use redis::{DeploymentError, Redis, RedisConfig, RedisError};
 pub use shutdown::Shutdown;
 pub use topic::{Personal, Topic, Topics, Who};

@@ -1,16 +1,18 @@
-//! Publishing from Rust: one publication, or many in one call per partition.
+//! Publishing from Rust: one publication, or many in one call.
 
-use std::borrow::Cow;
+mod told;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use fred::types::Value;
 use uuid::Uuid;
+
+use self::told::Told;
 
 use crate::channel::Channel;
 use crate::client::ClientInfo;
 use crate::data::Data;
-use crate::envelope::{Description, Position};
+use crate::envelope::Position;
 use crate::names::Feed;
 use crate::redis::{Redis, RedisError};
 use crate::script;
@@ -22,8 +24,8 @@ pub const MAX_KEY_BYTES: usize = 128;
 pub const MAX_TAGS: usize = 16;
 /// Longest name and longest value of a tag in bytes.
 pub const MAX_TAG_BYTES: usize = 256;
-/// Publications in one call of the script: bounds how long the server's main thread is held.
-const BATCH: usize = 128;
+/// Publications in one call of the script: bounds how long the server's main thread is held, to 1 to 2 ms.
+pub const BATCH: usize = 64;
 
 /// What makes publishing the same thing twice harmless.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -152,10 +154,10 @@ impl Publisher {
         results.pop().unwrap_or_else(|| Err(RedisError::Refused("no answer".into()).into()))
     }
 
-    /// Publishes many, one call per partition; within a channel in the given order. Results stand in the given order.
+    /// Publishes many, in the given order, one call for a batch of them. Results stand in the given order.
     ///
-    /// A partition larger than a batch goes in several calls, one after the other; after a failed call the rest of that
-    /// partition is not sent, so that nothing overtakes.
+    /// More than a batch go in several calls, one after the other; after a failed call the rest is not sent, so that
+    /// nothing overtakes.
     pub async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<Receipt, PublishError>> {
         self.publish_while(publications, None, || true).await
     }
@@ -171,61 +173,32 @@ impl Publisher {
         expected: Option<&str>,
         may: impl Fn() -> bool,
     ) -> Vec<Result<Receipt, PublishError>> {
-        let mut results: Vec<Option<Result<Receipt, PublishError>>> = Vec::new();
-        results.resize_with(publications.len(), || None);
-        let mut partitions: BTreeMap<usize, Vec<(usize, Vec<Bytes>)>> = BTreeMap::new();
-        for (index, publication) in publications.into_iter().enumerate() {
-            match self.arguments(&publication) {
-                Ok((feed, arguments)) => {
-                    let partition = self.redis.partitions().of(&feed);
-                    partitions.entry(partition).or_default().push((index, arguments));
-                }
-                Err(error) => results[index] = Some(Err(error)),
-            }
-        }
-        let calls =
-            partitions.into_iter().map(|(partition, batch)| self.publish_partition(partition, batch, expected, &may));
-        for (index, result) in futures::future::join_all(calls).await.into_iter().flatten() {
-            results[index] = Some(result);
-        }
-        results.into_iter().flatten().collect()
-    }
-
-    async fn publish_partition(
-        &self,
-        partition: usize,
-        members: Vec<(usize, Vec<Bytes>)>,
-        expected: Option<&str>,
-        may: &impl Fn() -> bool,
-    ) -> Vec<(usize, Result<Receipt, PublishError>)> {
-        let mut results = Vec::with_capacity(members.len());
+        let all: Vec<_> = publications.iter().map(|publication| self.told(publication)).collect();
+        let told: Vec<&Told<'_>> = all.iter().flatten().collect();
+        let mut receipts = Vec::with_capacity(told.len());
         let mut failed: Option<RedisError> = None;
-        for batch in members.chunks(BATCH) {
-            let arguments = batch.iter().flat_map(|(_, arguments)| arguments.iter().cloned());
-            let receipts = match &failed {
+        for batch in told.chunks(BATCH) {
+            let answer = match &failed {
                 Some(RedisError::OutOfMemory) => Err(RedisError::OutOfMemory),
                 Some(error) => Err(RedisError::NotSent(format!("an earlier call failed ({error})"))),
                 None if !may() => Err(RedisError::NotSent("no longer permitted".into())),
-                None => self.call(partition, batch.len(), expected, arguments).await,
+                // The client library's futures are some kilobytes, which would be part of every caller's.
+                None => Box::pin(self.call(batch, expected)).await,
             };
-            match receipts {
-                Ok(receipts) => results.extend(batch.iter().zip(receipts).map(|((index, _), r)| (*index, Ok(r)))),
+            match answer {
+                Ok(of_batch) => receipts.extend(of_batch.into_iter().map(Ok)),
                 Err(error) => {
-                    results.extend(batch.iter().map(|(index, _)| (*index, Err(error.clone().into()))));
+                    receipts.extend(batch.iter().map(|_| Err(PublishError::from(error.clone()))));
                     failed = Some(error);
                 }
             }
         }
-        results
+        let mut receipts = receipts.into_iter();
+        let mut next = || receipts.next().unwrap_or_else(|| Err(RedisError::Refused("no answer".into()).into()));
+        all.into_iter().map(|told| told.and_then(|_| next())).collect()
     }
 
-    async fn call(
-        &self,
-        partition: usize,
-        size: usize,
-        expected: Option<&str>,
-        batch: impl Iterator<Item = Bytes>,
-    ) -> Result<Vec<Receipt>, RedisError> {
+    async fn call(&self, batch: &[&Told<'_>], expected: Option<&str>) -> Result<Vec<Receipt>, RedisError> {
         let config = self.redis.config();
         let mut arguments = vec![
             Bytes::from_static(b"PUBLISH"),
@@ -233,57 +206,21 @@ impl Publisher {
             Bytes::from(config.idempotency_seconds.to_string()),
             Bytes::from(expected.unwrap_or_default().to_owned()),
         ];
-        arguments.extend(batch);
-        let prefix = self.redis.partitions().prefix(partition);
-        let answers: Vec<Vec<Value>> = script::run(&self.redis, &script::PUBLISH, prefix, arguments).await?;
-        let receipts: Option<Vec<Receipt>> = answers.iter().map(|answer| receipt(answer)).collect();
-        receipts
-            .filter(|receipts| receipts.len() == size)
+        let partitions = told::extend(&mut arguments, batch);
+        let answer: String = script::run(&self.redis, &script::PUBLISH, &partitions, arguments).await?;
+        told::receipts(&answer)
+            .filter(|receipts| receipts.len() == batch.len())
             .ok_or_else(|| RedisError::Refused("the publish script gave an answer of unknown form".into()))
     }
 
-    /// The publication's arguments for the script, in its order.
-    fn arguments(&self, publication: &Publication) -> Result<(Feed, Vec<Bytes>), PublishError> {
+    /// What the script is told of a publication.
+    fn told<'a>(&self, publication: &'a Publication) -> Result<Told<'a>, PublishError> {
         let channel = &publication.channel;
         let topic = self.topics.of(channel).ok_or_else(|| PublishError::UnknownTopic(channel.clone()))?;
         check_limits(publication)?;
-        let id = publication.id.to_string();
-        let description = Description {
-            topic: channel.topic().into(),
-            id: id.as_str().into(),
-            key: publication.conflation_key.as_deref().map(Cow::from),
-            tags: publication.tags.iter().map(|(name, value)| (name.into(), value.into())).collect(),
-            info: publication.info.clone(),
-        };
-        let (kind, value) = match &publication.once {
-            Once::No => ("", Bytes::new()),
-            Once::Key(key) => ("key", Bytes::from(key.clone())),
-            Once::Entry => ("entry", Bytes::copy_from_slice(publication.id.as_bytes())),
-        };
-        let keeps = topic.keeps_history() && !publication.skip_history;
-        let size = if keeps { topic.history_size } else { 0 };
-        let replaces = match &publication.conflation_key {
-            _ if !topic.conflate => Bytes::new(),
-            Some(key) => Bytes::from(format!("key {key}")),
-            None => Bytes::from_static(b"none"),
-        };
-        let (version, version_epoch) =
-            publication.version.as_ref().map_or((0, ""), |version| (version.number, version.epoch.as_str()));
         let feed = Feed::of(channel);
-        let arguments = vec![
-            Bytes::from(feed.as_str().to_owned()),
-            Bytes::from(channel.as_str().to_owned()),
-            Bytes::from(channel.topic().to_owned()),
-            Bytes::from(size.to_string()),
-            Bytes::from(topic.history_ttl_seconds.to_string()),
-            replaces,
-            Bytes::from_static(kind.as_bytes()),
-            value,
-            Bytes::from(version.to_string()),
-            Bytes::from(version_epoch.to_owned()),
-            Bytes::from(description.body(&publication.data)),
-        ];
-        Ok((feed, arguments))
+        let partition = self.redis.partitions().of(&feed);
+        Ok(Told::new(publication, topic, &feed, partition))
     }
 }
 
@@ -312,14 +249,4 @@ fn check_limits(publication: &Publication) -> Result<(), PublishError> {
         limit(&format!("tag {name:?}"), value.len(), MAX_TAG_BYTES)?;
     }
     Ok(())
-}
-
-fn receipt(answer: &[Value]) -> Option<Receipt> {
-    let [published, epoch, offset] = answer else { return None };
-    let offset = offset.as_u64()?;
-    let position = match offset {
-        0 => None,
-        offset => Some(Position { epoch: epoch.as_string()?.parse().ok()?, offset }),
-    };
-    Some(Receipt { position, repeated: published.as_u64()? == 0 })
 }

@@ -55,7 +55,7 @@ pub struct RedisConfig {
     pub partitions: u16,
     /// Whether positions are fenced by the server's identity. Off only where a provider refuses `INFO`.
     pub fence: bool,
-    /// Seconds that the positions of an unused feed live.
+    /// Seconds that the positions of a feed live which nobody reads; bridges read those that they hold.
     pub position_ttl_seconds: u32,
     /// Seconds that entries of the change log are remembered so that a repeated effect publishes nothing.
     pub entry_memory_seconds: u32,

@@ -46,7 +46,7 @@ pub(crate) async fn run_each(
     let calls = partitions.into_iter().map(|(partition, members)| async move {
         let arguments = members.iter().flat_map(|index| asked[*index].1.iter().cloned());
         let arguments = head.iter().cloned().chain(arguments).collect();
-        let answers: Vec<Vec<Value>> = run(redis, script, redis.partitions().prefix(partition), arguments).await?;
+        let answers: Vec<Vec<Value>> = run(redis, script, &[partition], arguments).await?;
         if answers.len() != members.len() {
             return Err(RedisError::Refused("a script gave fewer answers than it was asked".into()));
         }
@@ -59,14 +59,15 @@ pub(crate) async fn run_each(
     Ok(answers)
 }
 
-/// Runs `script` for the partition with `prefix`; `arguments` follow those that the fence needs.
+/// Runs `script` for `partitions`, all of one server; `arguments` follow those that the fence needs.
 pub(crate) async fn run<T: fred::types::FromValue>(
     redis: &Redis,
     script: &Script,
-    prefix: &str,
+    partitions: &[usize],
     arguments: Vec<Bytes>,
 ) -> Result<T, RedisError> {
     let fenced = redis.config().fenced().map(Value::from);
     let all: Vec<Value> = fenced.into_iter().chain(arguments.into_iter().map(Value::Bytes)).collect();
-    Ok(script.evalsha_with_reload(redis.client(), prefix, all).await?)
+    let keys: Vec<&str> = partitions.iter().map(|partition| redis.partitions().prefix(*partition)).collect();
+    Ok(script.evalsha_with_reload(redis.client(), keys, all).await?)
 }

@@ -29,8 +29,8 @@ const SHOWN: usize = 200;
 
 /// The body of `batch`.
 ///
-/// `parallel` is read over: publications that follow each other in the batch go to Redis together, one call per
-/// partition, and everything keeps the order of the commands.
+/// `parallel` is read over: publications that follow each other in the batch go to Redis together, and everything keeps
+/// the order of the commands.
 #[derive(Debug, Deserialize)]
 pub struct Batch {
     /// The commands, each an object with one method: `{"publish":{…}}`, `{"presence":{…}}`, …
@@ -159,7 +159,7 @@ pub async fn batch(publisher: &Publisher, batch: Batch, limits: Limits) -> Resul
 }
 
 /// The one path of all commands, in their order. Publications that follow each other go out together, so that they cost
-/// one call per partition and a channel's publications keep their order.
+/// few calls of Redis.
 async fn carry_out(publisher: &Publisher, commands: Vec<Result<Command, ApiError>>, limits: Limits) -> Vec<Reply> {
     let mut replies = Vec::with_capacity(commands.len());
     let mut round = publish::Round::new(limits);

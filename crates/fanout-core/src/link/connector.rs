@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::question::Call;
 use super::wire::{self, Address, Said, Wire};
 use super::{Ear, Event, Shared};
-use crate::redis::RedisConfig;
+use crate::redis::{RedisConfig, RedisError};
 use crate::script::POSITIONS;
 use crate::shutdown::Shutdown;
 
@@ -212,7 +212,8 @@ impl Connector {
     fn refused(&mut self, wire: &mut Wire, text: &str) -> io::Result<()> {
         let expected = if text.starts_with("NOSCRIPT") { self.expected.pop_front() } else { None };
         let Some(Expected::Positions(call)) = expected else {
-            return Err(io::Error::other(format!("Redis refused a subscription or a position: {text}")));
+            let error = RedisError::answered(text.to_owned());
+            return Err(io::Error::other(format!("subscribing, or asking for a position: {error}")));
         };
         let script = POSITIONS.lua().map(|script| script.to_string()).unwrap_or_default();
         self.ask(wire, &["SCRIPT", "LOAD", &script], Expected::Script);

@@ -9,6 +9,7 @@
 -- Returns    per member {1 announced | 0 not}; per channel {info, info, …} or {clients, users}
 
 local operation, ttl, publish = ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 -- Expired members removed in one call for a channel; reads look past those that are left.
 local SWEPT = 1000
