@@ -18,7 +18,9 @@ const PRESENT = {
   // The servers stop when the tests are done, and may do so before the last connection has ended.
   "db.js": `import pg from "pg";
     export const db = new pg.Pool({ connectionString: process.env.DATABASE_URL });
-    db.on("connect", (client) => client.on("error", () => {}));`,
+    db.on("connect", (client) => client.on("error", () => {}));
+    // A pool tells by itself of a connection that ends while nobody uses it.
+    db.on("error", () => {});`,
   "redis.js": 'import Redis from "ioredis"; export const redis = new Redis(process.env.REDIS_URL);',
 };
 const SCHEMA = `

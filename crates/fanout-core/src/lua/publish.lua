@@ -23,14 +23,10 @@ if fence and expected ~= '' and expected ~= server then
 end
 
 -- Entries of the change log are remembered in sets that rotate every half retention: 14 bytes each against 227 for a key.
--- Returns the seconds of half of it, and the number of the present half.
-local function halves()
-  local half = math.max(1, math.floor(entry_ttl / 2))
-  return half, math.floor(redis.call('TIME')[1] / half)
-end
+local half, period = math.max(1, math.floor(entry_ttl / 2))
 
 local function entry_seen(id)
-  local _, period = halves()
+  period = period or math.floor(redis.call('TIME')[1] / half)
   for back = 0, 2 do
     if redis.call('SISMEMBER', prefix .. 'done:' .. (period - back), id) == 1 then
       return true
@@ -39,8 +35,8 @@ local function entry_seen(id)
   return false
 end
 
+-- Of an entry that was not seen.
 local function remember_entry(id)
-  local half, period = halves()
   local set = prefix .. 'done:' .. period
   redis.call('SADD', set, id)
   redis.call('EXPIRE', set, half * 3)
