@@ -109,7 +109,7 @@ async fn nothing_that_publishing_leaves_in_redis_stays_for_ever() -> Result<()> 
 #[tokio::test]
 async fn the_last_version_is_remembered_for_as_long_as_something_is_published_though_nobody_reads() -> Result<()> {
     let redis = Redis::start().await?;
-    let short = RedisConfig { url: redis.url(), position_ttl_seconds: 2, ..RedisConfig::default() };
+    let short = RedisConfig { url: redis.url(), position_ttl_seconds: 3, ..RedisConfig::default() };
     let publisher = publisher_with(short)?;
     let versioned = |number: u64| -> Result<Publication> {
         let mut publication = Publication::new(Channel::parse("products")?, Data::parse(number.to_string())?);
@@ -117,7 +117,7 @@ async fn the_last_version_is_remembered_for_as_long_as_something_is_published_th
         Ok(publication)
     };
     let first = publisher.publish(versioned(2)?).await?;
-    redis.ask("SET longer 1 EX 4").await?;
+    redis.ask("SET longer 1 EX 7").await?;
     let mut number = 2;
     eventually(SOON, "more than twice the time of a position has passed", || {
         number += 1;
