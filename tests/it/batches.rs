@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fanout_core::envelope::Envelope;
 use fanout_core::history::{self, Ask};
 use fanout_core::publisher::{Once, Version};
-use fanout_core::{BATCH, Channel, Data, Publication, Publisher, RedisConfig};
+use fanout_core::{BATCH, Channel, Data, Publication, PublishError, Publisher, RedisConfig, RedisError};
 use griot_tests::bridge::{publisher, publisher_with};
 use griot_tests::eventually::eventually;
 use griot_tests::servers::Redis;
@@ -46,19 +46,23 @@ fn of_all_kinds(seed: u64, count: usize) -> Result<Vec<Publication>> {
     (0..count).map(one).collect()
 }
 
-/// What the history of each channel has: offset and data, oldest first.
+/// What the history of a channel has: offset and data, oldest first.
+async fn kept_of(publisher: &Publisher, name: &str) -> Result<Vec<(u64, String)>> {
+    let channel = Channel::parse(name)?;
+    let topic = publisher.topics().of(&channel).context("no topic")?;
+    let ask = Ask { limit: -1, ..Ask::default() };
+    let page = history::page(publisher.redis(), topic, &channel, &ask).await?;
+    let entry = |bytes: &Bytes| {
+        let envelope = Envelope::parse(bytes)?;
+        anyhow::Ok((envelope.position.offset, String::from_utf8_lossy(envelope.data.as_bytes()).into_owned()))
+    };
+    page.envelopes.iter().map(entry).collect()
+}
+
 async fn kept(publisher: &Publisher) -> Result<Vec<Vec<(u64, String)>>> {
     let mut all = Vec::new();
     for name in CHANNELS {
-        let channel = Channel::parse(name)?;
-        let topic = publisher.topics().of(&channel).context("no topic")?;
-        let ask = Ask { limit: -1, ..Ask::default() };
-        let page = history::page(publisher.redis(), topic, &channel, &ask).await?;
-        let entry = |bytes: &Bytes| {
-            let envelope = Envelope::parse(bytes)?;
-            anyhow::Ok((envelope.position.offset, String::from_utf8_lossy(envelope.data.as_bytes()).into_owned()))
-        };
-        all.push(page.envelopes.iter().map(entry).collect::<Result<_>>()?);
+        all.push(kept_of(publisher, name).await?);
     }
     Ok(all)
 }
@@ -132,5 +136,42 @@ async fn the_last_version_is_remembered_for_as_long_as_something_is_published_th
     let old = publisher.publish(versioned(1)?).await?;
     let epoch = |receipt: fanout_core::Receipt| receipt.position.map(|position| position.epoch);
     ensure!(old.repeated && epoch(old) == epoch(first), "after {number} others {old:?}, at first {first:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_redis_refuses_costs_nothing_that_stands_before_it_and_nothing_overtakes_it() -> Result<()> {
+    let redis = Redis::start().await?;
+    let publisher = publisher(&redis.url())?;
+    let to = |name: &str, number: usize| -> Result<Publication> {
+        Ok(Publication::new(Channel::parse(name)?, Data::parse(number.to_string())?))
+    };
+    publisher.publish(to("orders:#2", 0)?).await?;
+    let keys = redis.ask("KEYS griot:*:history:orders:#2").await?;
+    let history = keys.trim();
+    redis.ask(&format!("SET \"{history}\" text")).await?;
+
+    let channels = (0..BATCH + 5).map(|number| if number == 3 { "orders:#2" } else { "orders:#1" });
+    let batch: Vec<_> = channels.enumerate().map(|(number, name)| to(name, number)).collect::<Result<_>>()?;
+    let outcomes = publisher.publish_all(batch.clone()).await;
+    assert_eq!(outcomes.len(), batch.len());
+    for (number, outcome) in outcomes.iter().enumerate() {
+        match (number, outcome) {
+            (..3, Ok(receipt)) => assert!(!receipt.repeated),
+            (3, Err(PublishError::Redis(RedisError::Refused(text)))) => assert!(text.contains("WRONGTYPE"), "{text}"),
+            (4.., Err(PublishError::Redis(RedisError::NotSent(text)))) => assert!(text.contains("WRONGTYPE"), "{text}"),
+            _ => panic!("{number}: {outcome:?}"),
+        }
+    }
+    let numbers = |numbers: &mut dyn Iterator<Item = usize>| -> Vec<_> {
+        numbers.enumerate().map(|(before, number)| (before as u64 + 1, number.to_string())).collect()
+    };
+    assert_eq!(kept_of(&publisher, "orders:#1").await?, numbers(&mut (0..3)));
+
+    redis.ask(&format!("DEL \"{history}\"")).await?;
+    for outcome in publisher.publish_all(batch[3..].to_vec()).await {
+        outcome?;
+    }
+    assert_eq!(kept_of(&publisher, "orders:#1").await?, numbers(&mut (0..BATCH + 5).filter(|number| *number != 3)));
     Ok(())
 }

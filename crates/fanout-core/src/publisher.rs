@@ -156,8 +156,8 @@ impl Publisher {
 
     /// Publishes many, in the given order, one call for a batch of them. Results stand in the given order.
     ///
-    /// More than a batch go in several calls, one after the other; after a failed call the rest is not sent, so that
-    /// nothing overtakes.
+    /// More than a batch go in several calls, one after the other. What stands behind a failed one is not published, so that
+    /// nothing overtakes, and is [not sent](RedisError::NotSent). A call without an answer fails all that it carried.
     pub async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<Receipt, PublishError>> {
         self.publish_while(publications, None, || true).await
     }
@@ -175,30 +175,33 @@ impl Publisher {
     ) -> Vec<Result<Receipt, PublishError>> {
         let all: Vec<_> = publications.iter().map(|publication| self.told(publication)).collect();
         let told: Vec<&Told<'_>> = all.iter().flatten().collect();
-        let mut receipts = Vec::with_capacity(told.len());
+        let mut outcomes = Vec::with_capacity(told.len());
         let mut failed: Option<RedisError> = None;
         for batch in told.chunks(BATCH) {
-            let answer = match &failed {
-                Some(RedisError::OutOfMemory) => Err(RedisError::OutOfMemory),
-                Some(error) => Err(RedisError::NotSent(format!("an earlier call failed ({error})"))),
+            let answered = match &failed {
+                Some(_) => Ok(Vec::new()),
                 None if !may() => Err(RedisError::NotSent("no longer permitted".into())),
                 // The client library's futures are some kilobytes, which would be part of every caller's.
                 None => Box::pin(self.call(batch, expected)).await,
             };
-            match answer {
-                Ok(of_batch) => receipts.extend(of_batch.into_iter().map(Ok)),
-                Err(error) => {
-                    receipts.extend(batch.iter().map(|_| Err(PublishError::from(error.clone()))));
-                    failed = Some(error);
-                }
+            let mut of_batch = answered.unwrap_or_else(|error| vec![Err(error); batch.len()]);
+            if failed.is_none() {
+                failed = of_batch.last().and_then(|outcome| outcome.clone().err());
             }
+            of_batch.resize_with(batch.len(), || Err(behind(failed.as_ref())));
+            outcomes.append(&mut of_batch);
         }
-        let mut receipts = receipts.into_iter();
-        let mut next = || receipts.next().unwrap_or_else(|| Err(RedisError::Refused("no answer".into()).into()));
+        let mut outcomes = outcomes.into_iter();
+        let mut next = || outcomes.next().unwrap_or_else(|| Err(behind(None))).map_err(PublishError::from);
         all.into_iter().map(|told| told.and_then(|_| next())).collect()
     }
 
-    async fn call(&self, batch: &[&Told<'_>], expected: Option<&str>) -> Result<Vec<Receipt>, RedisError> {
+    /// One call of the script. What stands behind a publication that Redis refused has no outcome.
+    async fn call(
+        &self,
+        batch: &[&Told<'_>],
+        expected: Option<&str>,
+    ) -> Result<Vec<Result<Receipt, RedisError>>, RedisError> {
         let config = self.redis.config();
         let mut arguments = vec![
             Bytes::from_static(b"PUBLISH"),
@@ -208,8 +211,7 @@ impl Publisher {
         ];
         let partitions = told::extend(&mut arguments, batch);
         let answer: String = script::run(&self.redis, &script::PUBLISH, &partitions, arguments).await?;
-        told::receipts(&answer)
-            .filter(|receipts| receipts.len() == batch.len())
+        told::outcomes(&answer, batch.len())
             .ok_or_else(|| RedisError::Refused("the publish script gave an answer of unknown form".into()))
     }
 
@@ -221,6 +223,15 @@ impl Publisher {
         let feed = Feed::of(channel);
         let partition = self.redis.partitions().of(&feed);
         Ok(Told::new(publication, topic, &feed, partition))
+    }
+}
+
+/// What becomes of a publication behind one that failed.
+fn behind(failed: Option<&RedisError>) -> RedisError {
+    match failed {
+        Some(RedisError::OutOfMemory) => RedisError::OutOfMemory,
+        Some(error) => RedisError::NotSent(format!("an earlier publication failed ({error})")),
+        None => RedisError::Refused("no answer".into()),
     }
 }
 

@@ -10,8 +10,9 @@
 --            versioned, version and the version's epoch ('': any); body
 -- Returns    per publication a line `1 EPOCH OFFSET` if published, or `0 EPOCH OFFSET` if repeated; offset 0 where the topic
 --            keeps no history. What is not newer than the channel's last version is answered as repeated, with the top as
---            its offset; of a repeated entry of the log neither is known: `0  0`. Another server than the expected one
---            appends nothing: it may lack what the caller published before.
+--            its offset; of a repeated entry of the log neither is known: `0  0`. What Redis refuses is `2 ERROR`, and
+--            nothing follows it: the publications behind it were not looked at. Another server than the expected one appends
+--            nothing: it may lack what the caller published before.
 --
 -- Redis works mostly on calls, strings and tables, and not on what the calls do. Of 73,000 instructions for a publication
 -- in a batch EXPIRE is 7,500, a table in the answer would be 5,700 and a further argument 1,000 (counted on Redis 7.0). So
@@ -89,8 +90,8 @@ local function overtaken(position, topic, version, version_epoch)
   end
 end
 
-local results, last, at = {}, #ARGV, 8 + 6 * ARGV[7]
-while at <= last do
+-- Publishes what begins at an argument; returns its line of the answer, and where the next begins.
+local function publish_at(at)
   prefix = KEYS[tonumber(ARGV[at])]
   local shape, feed, channel = 2 + 6 * ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local topic, size, ttl = ARGV[shape], tonumber(ARGV[shape + 1]), ARGV[shape + 2]
@@ -112,37 +113,48 @@ while at <= last do
   local earlier = once_key and redis.call('GET', once_key)
   local top = version and overtaken(position, topic, version, version_epoch)
   if earlier then
-    results[#results + 1] = '0 ' .. earlier
+    return '0 ' .. earlier, at + 1
   elseif once == 'entry' and entry_seen(value) then
-    results[#results + 1] = '0  0'
+    return '0  0', at + 1
   elseif top then
-    results[#results + 1] = string.format('0 %s %d', open_epoch(position, feed), top)
-  else
-    local epoch = open_epoch(position, feed)
-    -- Numbers as text: Redis writes a number of Lua with 17 digits of a float.
-    local sequence = redis.call('HINCRBY', position, 'sequence', '1')
-    local offset = size > 0 and redis.call('HINCRBY', position, 'top:' .. topic, '1') or 0
-    local place = string.format('%s %d', epoch, offset)
-    local envelope = string.format('G1 %d ', sequence) .. place .. '\n' .. ARGV[at]
-    if size > 0 then
-      local history = replaces and replace(position, topic, channel, envelope, size, replaces, offset)
-        or append(channel, envelope, size)
-      redis.call('EXPIRE', history, ttl)
-    end
-    redis.call(publish, prefix .. 'feed:' .. feed, envelope)
-    -- Remembered last: when memory runs out half way, a repeated publication is harmless and a lost one is not.
-    if version then
-      redis.call('HSET', position, 'version:' .. topic, version .. ' ' .. version_epoch)
-      -- Whoever reads a position keeps it alive. The last version has to last though nobody reads.
-      redis.call('EXPIRE', position, position_ttl)
-    end
-    if once == 'entry' then
-      remember_entry(value)
-    elseif once_key then
-      redis.call('SET', once_key, place, 'EX', key_ttl)
-    end
-    results[#results + 1] = '1 ' .. place
+    return string.format('0 %s %d', open_epoch(position, feed), top), at + 1
   end
-  at = at + 1
+  local epoch = open_epoch(position, feed)
+  -- Numbers as text: Redis writes a number of Lua with 17 digits of a float.
+  local sequence = redis.call('HINCRBY', position, 'sequence', '1')
+  local offset = size > 0 and redis.call('HINCRBY', position, 'top:' .. topic, '1') or 0
+  local place = string.format('%s %d', epoch, offset)
+  local envelope = string.format('G1 %d ', sequence) .. place .. '\n' .. ARGV[at]
+  if size > 0 then
+    local history = replaces and replace(position, topic, channel, envelope, size, replaces, offset)
+      or append(channel, envelope, size)
+    redis.call('EXPIRE', history, ttl)
+  end
+  redis.call(publish, prefix .. 'feed:' .. feed, envelope)
+  -- Remembered last: when memory runs out half way, a repeated publication is harmless and a lost one is not.
+  if version then
+    redis.call('HSET', position, 'version:' .. topic, version .. ' ' .. version_epoch)
+    -- Whoever reads a position keeps it alive. The last version has to last though nobody reads.
+    redis.call('EXPIRE', position, position_ttl)
+  end
+  if once == 'entry' then
+    remember_entry(value)
+  elseif once_key then
+    redis.call('SET', once_key, place, 'EX', key_ttl)
+  end
+  return '1 ' .. place, at + 1
+end
+
+-- One by one, until Redis refuses one: what was published before it is answered all the same.
+local results, last, at = {}, #ARGV, 8 + 6 * ARGV[7]
+local done, refused = pcall(function()
+  while at <= last do
+    results[#results + 1], at = publish_at(at)
+  end
+end)
+if not done then
+  -- Redis 7 raises tables, earlier ones text.
+  refused = type(refused) == 'table' and refused.err or refused
+  results[#results + 1] = '2 ' .. string.gsub(refused, '%s+', ' ')
 end
 return table.concat(results, '\n')

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{Once, Publication, Receipt};
 use crate::envelope::{Description, Position};
 use crate::names::Feed;
+use crate::redis::RedisError;
 use crate::topic::Topic;
 
 /// What the script is told of one publication.
@@ -118,18 +119,26 @@ fn number<T: PartialEq>(known: &mut Vec<T>, one: T) -> Bytes {
     Bytes::from((index + 1).to_string())
 }
 
-/// What the script's answer says of each publication; none when it has another form.
-pub(super) fn receipts(answer: &str) -> Option<Vec<Receipt>> {
-    answer.split('\n').map(receipt).collect()
+/// What the script's answer says of `count` publications; none when it has another form.
+///
+/// After one that Redis refused there are no further ones.
+pub(super) fn outcomes(answer: &str, count: usize) -> Option<Vec<Result<Receipt, RedisError>>> {
+    let outcomes: Vec<_> = answer.split('\n').map(outcome).collect::<Option<_>>()?;
+    let (last, before) = outcomes.split_last()?;
+    let whole = before.iter().all(Result::is_ok) && (outcomes.len() == count || last.is_err() && before.len() < count);
+    whole.then_some(outcomes)
 }
 
-/// `1 EPOCH OFFSET` of what was published, `0 EPOCH OFFSET` of what is repeated.
-fn receipt(line: &str) -> Option<Receipt> {
-    let (published, place) = line.split_once(' ')?;
-    let (epoch, offset) = place.split_once(' ')?;
+/// `1 EPOCH OFFSET` of what was published, `0 EPOCH OFFSET` of what is repeated, `2 ERROR` of what Redis refused.
+fn outcome(line: &str) -> Option<Result<Receipt, RedisError>> {
+    let (state, rest) = line.split_once(' ')?;
+    if state == "2" {
+        return Some(Err(RedisError::answered(rest.to_owned())));
+    }
+    let (epoch, offset) = rest.split_once(' ')?;
     let position = match offset.parse().ok()? {
         0 => None,
         offset => Some(Position { epoch: epoch.parse().ok()?, offset }),
     };
-    Some(Receipt { position, repeated: published != "1" })
+    Some(Ok(Receipt { position, repeated: state != "1" }))
 }

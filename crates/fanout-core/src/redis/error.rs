@@ -10,8 +10,8 @@ pub enum RedisError {
     /// Not reachable, or no answer in time. The command may have been carried out.
     #[error("Redis is away: {0}")]
     Away(String),
-    /// Not reachable, and certainly nothing was sent.
-    #[error("Redis is away: {0}; nothing was sent")]
+    /// Certainly nothing was done: Redis was not reachable or not asked, or stopped before.
+    #[error("nothing was done in Redis: {0}")]
     NotSent(String),
     /// Over its memory limit: it takes no more until something is removed or the limit is raised.
     #[error("Redis is out of memory (maxmemory reached, policy noeviction): raise maxmemory or remove keys")]
