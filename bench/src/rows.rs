@@ -152,7 +152,7 @@ impl Row {
                 subject == Subject::Griot
             }
             (row, Subject::GriotTls) => matches!(row, Self::BroadcastPaced | Self::Idle | Self::Connect),
-            (row, Subject::GriotRaw) => row == Self::Personal,
+            (row, Subject::GriotRaw) => matches!(row, Self::Personal | Self::Fairness),
             // Where there is a floor to be divided by, the noise is shown too.
             (row, Subject::GriotAgain) => matches!(row, Self::BroadcastPaced | Self::Personal),
             (Self::Fairness, Subject::GriotProtobuf) => false,

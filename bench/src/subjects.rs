@@ -114,7 +114,7 @@ impl Subject {
         match (self, row) {
             (subject, _) if subject.is_griot() || subject == Self::Floor => None,
             // What the server does with them is the same; but latency begins before Redis.
-            (_, Row::Personal) if matches!(metric, "p50" | "p99") => {
+            (_, Row::Personal | Row::Fairness) if matches!(metric, "p50" | "p99" | "p99 alone") => {
                 Some("it is sent plain publications, and nothing is kept of them: griot-raw does the same")
             }
             (_, Row::Idle | Row::Connect) => {

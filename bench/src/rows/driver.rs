@@ -11,6 +11,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout};
 use super::Round;
 use crate::load::{Answer, Command, Connect, Pace, Publish};
 use crate::process;
+use crate::subjects::Subject;
 
 /// Connections that are opened at a time.
 const AT_ONCE: usize = 256;
@@ -158,8 +159,10 @@ impl Round<'_> {
 
     /// Publications to everybody in the broadcast.
     pub(super) fn broadcast(&self, pace: Pace, seconds: f64, subscribers: usize) -> Publish {
-        let channel = Some(BROADCAST.to_owned());
-        Publish { channel, deliveries: subscribers as u64, ..self.personal(pace, seconds, 1) }
+        // Its topic takes no plain publications.
+        let subject = if self.subject == Subject::GriotRaw { Subject::Griot } else { self.subject };
+        let (via, channel) = (subject.via(self.redis), Some(BROADCAST.to_owned()));
+        Publish { via, channel, deliveries: subscribers as u64, ..self.personal(pace, seconds, 1) }
     }
 
     /// Publications to one user each.

@@ -22,6 +22,8 @@ use crate::wire::Shared;
 
 /// To so many members a publication goes at once.
 const FEW: usize = 64;
+/// So many outboxes are fetched at once: the processor waits for about as many pieces of memory at the same time.
+const TOGETHER: usize = 8;
 /// Most bytes of publications that wait for their turn, over all feeds.
 const MAX_BACKLOG_BYTES: usize = 32 * 1024 * 1024;
 
@@ -240,19 +242,22 @@ impl Hub {
     fn hand_out(&self, feed: &Feed, audience: &mut Audience, run: &Run) -> bool {
         let Some(members) = audience.members(&run.channel) else { return true };
         let (mut lost, mut gaps, mut delivered) = (Vec::new(), false, 0);
-        for Member { connection, subscription } in members.next(backlog::slice(run)) {
-            if subscription.take(run) {
-                delivered += run.held.len() as u64;
-                continue;
-            }
-            for held in &run.held {
-                match subscription.offer(held, Continues::Next) {
-                    Verdict::Deliver => delivered += 1,
-                    Verdict::Gap => gaps = true,
-                    Verdict::Held | Verdict::Repeated => {}
-                    Verdict::Lost => {
-                        lost.push(*connection);
-                        break;
+        for together in members.next(backlog::slice(run)).chunks_mut(TOGETHER) {
+            together.iter().for_each(|member| member.subscription.outbox.fetch());
+            for Member { connection, subscription } in together {
+                if subscription.take(run) {
+                    delivered += run.held.len() as u64;
+                    continue;
+                }
+                for held in &run.held {
+                    match subscription.offer(held, Continues::Next) {
+                        Verdict::Deliver => delivered += 1,
+                        Verdict::Gap => gaps = true,
+                        Verdict::Held | Verdict::Repeated => {}
+                        Verdict::Lost => {
+                            lost.push(*connection);
+                            break;
+                        }
                     }
                 }
             }
