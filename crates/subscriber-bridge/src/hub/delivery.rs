@@ -245,20 +245,12 @@ impl Hub {
         for together in members.next(backlog::slice(run)).chunks_mut(TOGETHER) {
             together.iter().for_each(|member| member.subscription.outbox.fetch());
             for Member { connection, subscription } in together {
-                if subscription.take(run) {
-                    delivered += run.held.len() as u64;
-                    continue;
-                }
-                for held in &run.held {
-                    match subscription.offer(held, Continues::Next) {
-                        Verdict::Deliver => delivered += 1,
-                        Verdict::Gap => gaps = true,
-                        Verdict::Held | Verdict::Repeated => {}
-                        Verdict::Lost => {
-                            lost.push(*connection);
-                            break;
-                        }
-                    }
+                let (count, verdict) = hand_to(subscription, run);
+                delivered += count;
+                match verdict {
+                    Verdict::Lost => lost.push(*connection),
+                    Verdict::Gap => gaps = true,
+                    Verdict::Deliver | Verdict::Held | Verdict::Repeated => {}
                 }
             }
         }
@@ -272,6 +264,24 @@ impl Hub {
         }
         is_done
     }
+}
+
+/// Hands a run to one member: how many publications it was given, and whether it lacks one or has lost continuity.
+fn hand_to(subscription: &mut Subscription, run: &Run) -> (u64, Verdict) {
+    if subscription.take(run) {
+        return (run.held.len() as u64, Verdict::Deliver);
+    }
+    let (mut delivered, mut verdict) = (0, Verdict::Deliver);
+    for held in &run.held {
+        match subscription.offer(held, Continues::Next) {
+            Verdict::Deliver => delivered += 1,
+            Verdict::Gap => verdict = Verdict::Gap,
+            Verdict::Held | Verdict::Repeated => {}
+            // All that follows would be lost as well.
+            Verdict::Lost => return (delivered, Verdict::Lost),
+        }
+    }
+    (delivered, verdict)
 }
 
 #[cfg(test)]
