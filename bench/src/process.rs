@@ -129,13 +129,13 @@ fn pin(pid: u32, to: &[usize], of: usize) -> Result<()> {
     Ok(())
 }
 
-/// Has this process wait for its turn until those who share its core have had theirs.
+/// Has this process run only while nobody else wants its core (`SCHED_IDLE`): others take it from it the moment they wake.
 pub(crate) fn stand_behind() -> Result<()> {
     let own = std::process::id().to_string();
-    let status = Command::new("renice").args(["-n", "10", "-p", &own]).stdout(Stdio::null()).status();
+    let status = Command::new("chrt").args(["--idle", "--all-tasks", "--pid", "0", &own]).status();
     ensure!(
-        status.context("`renice` of bsdutils changes the priority")?.success(),
-        "renice does not change process {own}"
+        status.context("`chrt` of util-linux changes how a process is scheduled")?.success(),
+        "chrt does not change process {own}"
     );
     Ok(())
 }

@@ -159,7 +159,7 @@ async fn what_redis_refuses_costs_nothing_that_stands_before_it_and_nothing_over
         match (number, outcome) {
             (..3, Ok(receipt)) => assert!(!receipt.repeated),
             (3, Err(PublishError::Redis(RedisError::Refused(text)))) => assert!(text.contains("WRONGTYPE"), "{text}"),
-            (4.., Err(PublishError::Redis(RedisError::NotSent(text)))) => assert!(text.contains("WRONGTYPE"), "{text}"),
+            (4.., Err(PublishError::Redis(RedisError::NotDone(text)))) => assert!(text.contains("WRONGTYPE"), "{text}"),
             _ => panic!("{number}: {outcome:?}"),
         }
     }

@@ -123,6 +123,12 @@ impl Target {
         }
     }
 
+    /// The ratio to the floor, where that is what it is judged by.
+    pub(super) fn to_floor(&self, table: &Table<'_>) -> Option<f64> {
+        let of_floor = matches!(self.reach, Reach::AtMostFloor(_) | Reach::AtLeastFloor(_));
+        of_floor.then(|| table.ratio(self.row, self.size_in(table)?, self.metric, "griot")).flatten()
+    }
+
     /// Whether it holds; otherwise what is missing for judging.
     pub(super) fn judge(&self, table: &Table<'_>) -> Result<Judged, String> {
         let size = self.size_in(table).ok_or("not measured")?;

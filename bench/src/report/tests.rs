@@ -142,6 +142,13 @@ fn the_readme_shows_each_metric_once_and_marks_who_does_less() {
 }
 
 #[test]
+fn the_readme_has_no_ratio_to_a_floor_that_is_not_the_measure() {
+    let memory = |subject, value| of("idle", 15_000, subject, "memory per connection", &[value]);
+    let block = readme_block(&results(vec![memory("griot", 4.0), memory("floor", 0.3)]));
+    assert!(block.lines().any(|line| line.ends_with("| 15,000 | 4.00 | 0.300 | – |")), "{block}");
+}
+
+#[test]
 fn every_metric_has_a_file_that_the_report_names() {
     let dir = std::env::temp_dir().join(format!("griot-report-{}", std::process::id()));
     write(&results(vec![of("fairness", 5_000, "griot", "p99 beside / alone", &[1.0])]), &dir).unwrap();

@@ -89,7 +89,7 @@ impl Shared {
         async move {
             let away_until = *self.away_until.lock().unwrap_or_else(PoisonError::into_inner);
             if away_until.is_some_and(|until| Instant::now() < until) {
-                return Err(RedisError::NotSent("it was away a moment ago".into()));
+                return Err(RedisError::NotDone("it was away a moment ago".into()));
             }
             insisting.await
         }

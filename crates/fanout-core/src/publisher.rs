@@ -157,13 +157,13 @@ impl Publisher {
     /// Publishes many, in the given order, one call for a batch of them. Results stand in the given order.
     ///
     /// More than a batch go in several calls, one after the other. What stands behind a failed one is not published, so that
-    /// nothing overtakes, and is [not sent](RedisError::NotSent). A call without an answer fails all that it carried.
+    /// nothing overtakes, and is [not done](RedisError::NotDone). A call without an answer fails all that it carried.
     pub async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<Receipt, PublishError>> {
         self.publish_while(publications, None, || true).await
     }
 
     /// [`publish_all`](Self::publish_all) for one who may lose the right to publish on the way: `may` is asked before
-    /// every call, and what it refuses is [not sent](RedisError::NotSent).
+    /// every call, and what it refuses is [not done](RedisError::NotDone).
     ///
     /// `expected` is the [identity](Redis::identity) of the server that the caller's earlier effects stand on: another one
     /// appends nothing and answers [`RedisError::Fenced`].
@@ -180,7 +180,7 @@ impl Publisher {
         for batch in told.chunks(BATCH) {
             let answered = match &failed {
                 Some(_) => Ok(Vec::new()),
-                None if !may() => Err(RedisError::NotSent("no longer permitted".into())),
+                None if !may() => Err(RedisError::NotDone("no longer permitted".into())),
                 // The client library's futures are some kilobytes, which would be part of every caller's.
                 None => Box::pin(self.call(batch, expected)).await,
             };
@@ -230,7 +230,7 @@ impl Publisher {
 fn behind(failed: Option<&RedisError>) -> RedisError {
     match failed {
         Some(RedisError::OutOfMemory) => RedisError::OutOfMemory,
-        Some(error) => RedisError::NotSent(format!("an earlier publication failed ({error})")),
+        Some(error) => RedisError::NotDone(format!("an earlier publication failed ({error})")),
         None => RedisError::Refused("no answer".into()),
     }
 }

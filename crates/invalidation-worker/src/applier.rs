@@ -60,8 +60,8 @@ impl Applier {
                     }
                     Err(PublishError::Redis(error)) => {
                         again.push(publication);
-                        // What was not sent only follows from what failed.
-                        if cause.is_none() || !matches!(error, RedisError::NotSent(_)) {
+                        // What was not done only follows from what failed.
+                        if cause.is_none() || !matches!(error, RedisError::NotDone(_)) {
                             cause = Some(error);
                         }
                     }

@@ -34,7 +34,7 @@ impl Reign {
         if self.may_act() {
             return Ok(());
         }
-        Err(RedisError::NotSent("this worker does not lead its region any more".into()))
+        Err(RedisError::NotDone("this worker does not lead its region any more".into()))
     }
 
     /// Whether to begin nothing new.

@@ -316,7 +316,7 @@ impl From<PublishError> for ApiError {
                 "{error}. It may or may not have been published; publishing again with the same idempotency_key is safe"
             )),
             // The script is refused before its first write, or runs to its end.
-            PublishError::Redis(RedisError::OutOfMemory | RedisError::NotSent(_)) => {
+            PublishError::Redis(RedisError::OutOfMemory | RedisError::NotDone(_)) => {
                 internal(format!("{error}. It was not published"))
             }
             PublishError::Redis(_) => internal(error.to_string()),

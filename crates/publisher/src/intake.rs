@@ -104,7 +104,7 @@ enum Failure {
 impl Failure {
     fn of(error: &PublishError) -> Option<Self> {
         match error {
-            PublishError::Redis(RedisError::OutOfMemory | RedisError::NotSent(_)) => Some(Self::NotDone),
+            PublishError::Redis(RedisError::OutOfMemory | RedisError::NotDone(_)) => Some(Self::NotDone),
             PublishError::Redis(RedisError::Away(_)) => Some(Self::InDoubt),
             _ => None,
         }
@@ -327,11 +327,11 @@ mod tests {
             Entry { line: 1, publication, in_doubt }.may_repeat()
         };
         let (full, away) = (RedisError::OutOfMemory, RedisError::Away("no answer".into()));
-        let unsent = RedisError::NotSent("no connection".into());
-        assert!(entry(Once::No, &[full.clone(), unsent.clone()]));
+        let undone = RedisError::NotDone("no connection".into());
+        assert!(entry(Once::No, &[full.clone(), undone.clone()]));
         assert!(!entry(Once::No, std::slice::from_ref(&away)));
         assert!(!entry(Once::No, &[away.clone(), full]), "the first may have been carried out");
-        assert!(entry(Once::Key("k".into()), &[away, unsent]));
+        assert!(entry(Once::Key("k".into()), &[away, undone]));
         assert!(Failure::of(&RedisError::Refused("WRONGTYPE".into()).into()).is_none());
     }
 }

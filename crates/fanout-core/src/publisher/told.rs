@@ -142,3 +142,37 @@ fn outcome(line: &str) -> Option<Result<Receipt, RedisError>> {
     };
     Some(Ok(Receipt { position, repeated: state != "1" }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_says_of_each_what_became_of_it() {
+        let outcomes = outcomes("1 7 12\n0 7 3\n1  0\n2 OOM command not allowed", 6).unwrap();
+        let receipts: Vec<_> = outcomes[..3].iter().map(|outcome| outcome.clone().unwrap()).collect();
+        let position = |offset| Some(Position { epoch: "7".parse().unwrap(), offset });
+        assert_eq!(receipts[0], Receipt { position: position(12), repeated: false });
+        assert_eq!(receipts[1], Receipt { position: position(3), repeated: true });
+        assert_eq!(receipts[2], Receipt { position: None, repeated: false }, "the topic keeps no history");
+        assert!(matches!(outcomes[3], Err(RedisError::OutOfMemory)), "{outcomes:?}");
+        assert_eq!(outcomes.len(), 4, "what stands behind a refused one has no outcome");
+    }
+
+    #[test]
+    fn an_answer_of_another_form_says_nothing_of_anybody() {
+        let malformed = [
+            ("", 1),
+            ("1 7 12", 2),
+            ("1 7 12\n1 7 13", 1),
+            ("2 ERR before\n1 7 12", 2),
+            ("1 7 12\n2 ERR of one too many", 1),
+            ("1 7", 1),
+            ("1 7 twelve", 1),
+            ("1 7 12\n", 1),
+        ];
+        for (answer, count) in malformed {
+            assert!(outcomes(answer, count).is_none(), "{answer:?} of {count}");
+        }
+    }
+}

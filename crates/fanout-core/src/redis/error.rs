@@ -12,7 +12,7 @@ pub enum RedisError {
     Away(String),
     /// Certainly nothing was done: Redis was not reachable or not asked, or stopped before.
     #[error("nothing was done in Redis: {0}")]
-    NotSent(String),
+    NotDone(String),
     /// Over its memory limit: it takes no more until something is removed or the limit is raised.
     #[error("Redis is out of memory (maxmemory reached, policy noeviction): raise maxmemory or remove keys")]
     OutOfMemory,
@@ -34,7 +34,7 @@ pub enum RedisError {
 impl RedisError {
     /// Whether Redis could not be reached, so that trying again later is all there is to do.
     pub fn is_away(&self) -> bool {
-        matches!(self, Self::Away(_) | Self::NotSent(_))
+        matches!(self, Self::Away(_) | Self::NotDone(_))
     }
 
     /// Whether the same command can succeed later without anybody changing a setting.
@@ -70,7 +70,7 @@ impl From<Error> for RedisError {
             }
             ErrorKind::Auth => Self::NotPermitted(text),
             // fred's words while it has no connection to write a command to: between a disconnect and its reconnect.
-            _ if text.contains("Failed to route command") => Self::NotSent("no connection".into()),
+            _ if text.contains("Failed to route command") => Self::NotDone("no connection".into()),
             _ => Self::answered(text),
         }
     }
