@@ -36,7 +36,7 @@ sweep *ARGS:
     cargo build --release --bin publisher --bin subscriber-bridge --bin invalidation-worker --bin sweep
     target/release/sweep "$@"
 
-# What capturing changes costs writers: pgbench without capture, with our trigger and with a trigger that notifies.
+# What capturing changes costs writers: pgbench without capture, with our trigger, with one that notifies, with two that do nothing.
 capture *ARGS:
     cargo build --bin capture
     target/debug/capture "$@"

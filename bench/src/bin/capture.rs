@@ -1,5 +1,6 @@
 //! `just capture`: what capturing changes costs those who write. pgbench on a private PostgreSQL, without capture, with our
-//! trigger and with a trigger that notifies, in alternating rounds.
+//! trigger and with a trigger that notifies, in alternating rounds; and with two triggers that capture nothing, which show
+//! what no trigger can do for less.
 //!
 //! The data fits the server's memory and the log of its transactions is on disk, as in production: a commit waits for the
 //! disk, and that wait is what a notification makes all others share.
@@ -44,8 +45,20 @@ end
 $$;
 create trigger notified after update on pgbench_accounts for each row execute function notified()";
 
-/// The three ways, in the order of the table.
-const KINDS: [&str; 3] = ["none", "ours", "pg_notify"];
+/// Sees the rows that changed, and does nothing with them.
+const EMPTY: &str = "
+create function seen() returns trigger language plpgsql as $$ begin return null; end $$;
+create trigger seen after update on pgbench_accounts referencing old table as before new table as after
+    for each statement execute function seen()";
+
+/// Writes that something changed into a table without index, and not what.
+const CONSTANT: &str = "
+create table noted (what int);
+create function noted() returns trigger language plpgsql as $$ begin insert into noted values (1); return null; end $$;
+create trigger noted after update on pgbench_accounts for each statement execute function noted()";
+
+/// The ways, in the order of the table.
+const KINDS: [&str; 5] = ["none", "ours", "pg_notify", "empty", "constant"];
 
 /// Measures what the capture of changes costs writers.
 #[derive(Debug, Parser)]
@@ -86,17 +99,18 @@ async fn measure(arguments: &Arguments) -> Result<()> {
     for kind in KINDS {
         databases.push(prepare(&postgres, kind).await?);
     }
-    println!("clients  round        none        ours   pg_notify   (transactions per second)");
+    println!("The last two are triggers that capture nothing:\n{EMPTY}\n{CONSTANT}\n");
+    println!("clients  round{}   (transactions per second)", KINDS.map(|kind| format!("{kind:>12}")).concat());
     for &clients in &arguments.clients {
         let mut rates: [Vec<f64>; KINDS.len()] = Default::default();
         for round in 1..=arguments.rounds {
-            // Each kind goes first, second and last in turn: what the machine does besides hits all alike.
+            // Each kind goes first and last in turn: what the machine does besides hits all alike.
             for turn in 0..KINDS.len() {
                 let kind = (round + turn) % KINDS.len();
                 rates[kind].push(run(&databases[kind], clients, arguments.seconds).await?);
             }
-            let [none, ours, notify] = [0, 1, 2].map(|kind: usize| rates[kind][round - 1]);
-            println!("{clients:7}  {round:5}  {none:10.0}  {ours:10.0}  {notify:10.0}");
+            let of_round = rates.each_ref().map(|rates| format!("{:12.0}", rates[round - 1]));
+            println!("{clients:7}  {round:5}{}", of_round.concat());
         }
         report(clients, &rates);
     }
@@ -112,9 +126,9 @@ async fn prepare(postgres: &Postgres, kind: &str) -> Result<Database> {
         "ours" => {
             install::apply(pool, &Rules::parse(RULES)?, Duration::from_secs(2)).await?;
         }
-        "pg_notify" => {
-            pool.execute(NOTIFY).await?;
-        }
+        "pg_notify" => drop(pool.execute(NOTIFY).await?),
+        "empty" => drop(pool.execute(EMPTY).await?),
+        "constant" => drop(pool.execute(CONSTANT).await?),
         _ => {}
     }
     Ok(database)
@@ -150,8 +164,10 @@ fn report(clients: u32, rates: &[Vec<f64>; KINDS.len()]) {
         println!("{clients:7}  {kind:9}  median {:7.0}, {:7.0} to {:7.0}", of[of.len() / 2], of[0], of[of.len() - 1]);
     }
     println!(
-        "{clients:7}  ours keeps {:.2} of none, and is {:.2} × pg_notify",
+        "{clients:7}  ours keeps {:.2} of none, and is {:.2} × pg_notify; empty keeps {:.2}, constant {:.2}",
         median(1) / median(0),
         median(1) / median(2),
+        median(3) / median(0),
+        median(4) / median(0),
     );
 }
