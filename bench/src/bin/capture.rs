@@ -122,14 +122,17 @@ async fn prepare(postgres: &Postgres, kind: &str) -> Result<Database> {
     let database = Database::fresh_on(postgres).await?;
     pgbench(database.url(), &["--initialize", "--quiet", "--scale", SCALE]).await?;
     let pool = database.pool();
-    match kind {
-        "ours" => {
-            install::apply(pool, &Rules::parse(RULES)?, Duration::from_secs(2)).await?;
-        }
-        "pg_notify" => drop(pool.execute(NOTIFY).await?),
-        "empty" => drop(pool.execute(EMPTY).await?),
-        "constant" => drop(pool.execute(CONSTANT).await?),
-        _ => {}
+    let trigger = match kind {
+        "pg_notify" => Some(NOTIFY),
+        "empty" => Some(EMPTY),
+        "constant" => Some(CONSTANT),
+        _ => None,
+    };
+    if let Some(trigger) = trigger {
+        pool.execute(trigger).await?;
+    }
+    if kind == "ours" {
+        install::apply(pool, &Rules::parse(RULES)?, Duration::from_secs(2)).await?;
     }
     Ok(database)
 }
