@@ -11,6 +11,8 @@ const LEFT: f64 = 78.0;
 const RIGHT: f64 = 560.0;
 const TOP: f64 = 64.0;
 const BOTTOM: f64 = 340.0;
+/// Between whiskers of the same size, which stand beside each other.
+const ASIDE: f64 = 5.0;
 const STYLE: &str = "<style>
 text{font:13px system-ui,sans-serif;fill:#1f2328}.title{font-size:16px;font-weight:600}.soft{fill:#59636e}
 .grid{stroke:#d1d9e0}.axis{stroke:#59636e}.page{fill:#fff}.end{text-anchor:end}.mid{text-anchor:middle}
@@ -76,7 +78,9 @@ impl Plot<'_> {
     fn lines(&self, sizes: &[usize], top: f64, out: &mut String) {
         let (step, steps) = ticks(top);
         let most = sizes.last().copied().unwrap_or(1).max(1) as f64;
-        let x = |size: usize| LEFT + (RIGHT - LEFT) * size as f64 / most;
+        let aside = |index: usize| (index as f64 - (self.series.len() as f64 - 1.0) / 2.0) * ASIDE;
+        let right = RIGHT - aside(self.series.len());
+        let x = |size: usize| LEFT + (right - LEFT) * size as f64 / most;
         let y = |value: f64| BOTTOM - (BOTTOM - TOP) * value / (step * f64::from(steps));
         for tick in 0..=steps {
             let (value, at) = (step * f64::from(tick), y(step * f64::from(tick)));
@@ -90,10 +94,8 @@ impl Plot<'_> {
         }
         text("mid", (f64::midpoint(LEFT, RIGHT), BOTTOM + 44.0), "connections", out);
         for (index, series) in self.series.iter().enumerate() {
-            // Whiskers of the same size stand beside each other.
-            let aside = (index as f64 - (self.series.len() as f64 - 1.0) / 2.0) * 5.0;
             let points: Vec<(f64, &Summary)> =
-                series.points.iter().map(|(size, summary)| (x(*size) + aside, summary)).collect();
+                series.points.iter().map(|(size, summary)| (x(*size) + aside(index), summary)).collect();
             let path: Vec<String> =
                 points.iter().map(|(x, summary)| format!("{x:.1},{:.1}", y(summary.median))).collect();
             let _ = write!(out, r#"<g class="c{}">"#, index % 7);
