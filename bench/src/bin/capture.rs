@@ -1,6 +1,6 @@
 //! `just capture`: what capturing changes costs those who write. pgbench on a private PostgreSQL, without capture, with our
-//! trigger and with a trigger that notifies, in alternating rounds; and with two triggers that capture nothing, which show
-//! what no trigger can do for less.
+//! trigger and with a trigger that notifies, in alternating rounds; and with two triggers that capture nothing, beside which
+//! one sees how much of our cost is that of having a trigger.
 //!
 //! The data fits the server's memory and the log of its transactions is on disk, as in production: a commit waits for the
 //! disk, and that wait is what a notification makes all others share.
