@@ -31,9 +31,6 @@ pub(super) async fn paced(round: Round<'_>) -> Result<Vec<Figure>> {
 /// Users beside a broadcast to `round.size`.
 const USERS: usize = 1_000;
 
-/// Each leaves when it is due: the wait for a step would be most of a latency that nobody disturbs.
-const AT_ONCE: Duration = Duration::ZERO;
-
 pub(super) async fn beside_a_broadcast(round: Round<'_>) -> Result<Vec<Figure>> {
     let server = round.subject.start(round.redis, "").await?;
     let (mut crowd, mut users) = (Driver::start_behind()?, Driver::start()?);
@@ -42,7 +39,8 @@ pub(super) async fn beside_a_broadcast(round: Round<'_>) -> Result<Vec<Figure>> 
     crowd.tell(&Command::Connect(connect)).await?;
     users.tell(&Command::Connect(round.connect(server.addr, USERS, None))).await?;
     let pace = Pace::PerSecond(1_000.0);
-    let publish = || Publish { step: AT_ONCE, ..round.personal(pace, round.seconds(), USERS) };
+    // Each leaves when it is due: the wait for a step would be most of a latency that nobody disturbs.
+    let publish = || Publish { step: Duration::ZERO, ..round.personal(pace, round.seconds(), USERS) };
     users.deliver(server.pid, publish()).await?;
     let alone = users.deliver(server.pid, publish()).await?.answer.counted;
     let broadcast = round.broadcast(WINDOW, round.seconds() + 1.0, round.size);

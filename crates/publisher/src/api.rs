@@ -315,7 +315,7 @@ impl From<PublishError> for ApiError {
             PublishError::Redis(RedisError::Away(_)) => internal(format!(
                 "{error}. It may or may not have been published; publishing again with the same idempotency_key is safe"
             )),
-            // The script is refused before its first write, or runs to its end.
+            // For want of memory a script is refused before its first write.
             PublishError::Redis(RedisError::OutOfMemory | RedisError::NotDone(_)) => {
                 internal(format!("{error}. It was not published"))
             }
