@@ -8,7 +8,8 @@
 //! are tables of their own: write rules for each.
 //!
 //! A trigger reads the columns that rules name, so dropping or renaming one of them makes writes to the table fail.
-//! Apply rules without the column first.
+//! Apply rules without the column first. After a change of a column's type the triggers may differ: to dates, say, the
+//! function must be the same in every time zone.
 
 mod capture;
 mod catalog;
@@ -82,7 +83,7 @@ pub async fn apply(pool: &PgPool, rules: &Rules, lock_timeout: Duration) -> Resu
     for (table, tables_rules) in rules.captured() {
         let source = table.to_string();
         let Some(found) = found.get(&source) else { continue };
-        let capture = Capture::new(table, tables_rules, rules.limits);
+        let capture = Capture::new(table, tables_rules, rules.limits, found);
         let outcome = table::install(&mut connection, &source, &capture, found, lock_timeout).await?;
         outcomes.push((source, outcome));
     }
@@ -107,7 +108,7 @@ pub async fn compare(pool: &PgPool, rules: &Rules) -> Result<BTreeMap<String, St
     for (table, tables_rules) in rules.captured() {
         let source = table.to_string();
         let Some(found) = found.get(&source) else { continue };
-        let capture = Capture::new(table, tables_rules, rules.limits);
+        let capture = Capture::new(table, tables_rules, rules.limits, found);
         let state = table::state(&mut connection, &source, &capture, found).await?;
         states.insert(source, state);
     }

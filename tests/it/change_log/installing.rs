@@ -210,6 +210,22 @@ async fn a_writer_who_queues_behind_apply_goes_on_while_a_long_transaction_still
     assert_eq!(state(pool, &rules).await, State::Current);
 }
 
+/// What the function must set depends on the types.
+#[tokio::test]
+async fn a_column_of_another_type_differs_until_the_rules_are_applied() {
+    let database = database().await;
+    let pool = database.pool();
+    execute(pool, "create table t (id int)").await;
+    let rules = with_keys(r#""t:{id}""#);
+    assert_eq!(outcome(pool, &rules).await, Outcome::Installed);
+    execute(pool, "alter table t alter id type bigint").await;
+    assert_eq!(state(pool, &rules).await, State::Current, "as plain as before");
+    execute(pool, "alter table t alter id type timestamptz using to_timestamp(id)").await;
+    assert_eq!(state(pool, &rules).await, State::Differs);
+    assert_eq!(outcome(pool, &rules).await, Outcome::Updated);
+    assert_eq!(state(pool, &rules).await, State::Current);
+}
+
 #[tokio::test]
 async fn a_partition_that_came_or_went_differs_until_the_rules_are_applied() {
     let database = database().await;

@@ -9,6 +9,7 @@ use crate::digest::fnv1a;
 use crate::entry::Op;
 use crate::rules::{Limits, Rule, Table};
 
+use super::catalog::Found;
 use super::sql::{ident, literal};
 
 /// What the triggers of one table must log.
@@ -27,22 +28,31 @@ pub(super) struct Capture {
     any_change: bool,
     /// Rows of one statement that are logged one by one.
     rows: u32,
+    /// How many new rows a statement has says nothing of its old ones: a trigger of the table can swallow a row on its way
+    /// to another partition.
+    partitioned: bool,
+    /// All logged columns are the same text whatever the writing session has set.
+    plain: bool,
 }
 
 impl Capture {
-    /// The union of what `rules` need, all of them of `table`.
-    pub(super) fn new(table: &Table, rules: &[Rule], limits: Limits) -> Self {
+    /// The union of what `rules` need, all of them of `table`, which was `found`.
+    pub(super) fn new(table: &Table, rules: &[Rule], limits: Limits, found: &Found) -> Self {
         let names = |columns: &mut dyn Iterator<Item = &str>| columns.map(str::to_owned).collect::<BTreeSet<_>>();
         let updates = || rules.iter().filter(|rule| rule.on.contains(&Op::Update));
+        let text = names(&mut rules.iter().flat_map(Rule::text_columns).map(|(column, _)| column));
+        let data = names(&mut rules.iter().flat_map(Rule::data_columns).map(|(column, _)| column));
         Self {
             schema: table.schema.clone(),
             table: table.name.clone(),
             ops: rules.iter().flat_map(|rule| rule.on.iter().copied()).collect(),
-            text: names(&mut rules.iter().flat_map(Rule::text_columns).map(|(column, _)| column)),
-            data: names(&mut rules.iter().flat_map(Rule::data_columns).map(|(column, _)| column)),
+            plain: text.iter().chain(&data).all(|column| found.is_plain(column)),
+            text,
+            data,
             watched: names(&mut updates().filter_map(Rule::watched_columns).flatten().map(|(column, _)| column)),
             any_change: updates().any(|rule| rule.watched_columns().is_none()),
             rows: limits.rows_per_statement,
+            partitioned: found.partitioned,
         }
     }
 
@@ -66,20 +76,18 @@ impl Capture {
         EVENTS.iter().filter(|event| self.ops.contains(&event.op))
     }
 
-    /// Creates or replaces the function. The settings make text the same whatever the writing session has set, and
-    /// the rights are its owner's: writers need none on the log.
+    /// Creates or replaces the function. The settings make text the same whatever the writing session has set, where that
+    /// could make a difference: to set them and to set them back is a tenth of what the trigger costs. The rights are its
+    /// owner's: writers need none on the log.
     pub(super) fn create_function(&self) -> String {
         let name = ident(&self.function_name());
         format!(
             "create or replace function griot.{name}() returns trigger language plpgsql security definer
              set search_path = pg_catalog, pg_temp
-             set \"TimeZone\" = 'UTC'
-             set \"DateStyle\" = 'ISO'
-             set \"IntervalStyle\" = 'postgres'
-             set extra_float_digits = 1
-             set bytea_output = 'hex'
+             {settings}
              as {body};
              revoke all on function griot.{name}() from public",
+            settings = if self.plain { "" } else { TEXT_SETTINGS },
             body = literal(&self.body()),
         )
     }
@@ -114,6 +122,7 @@ impl Capture {
         format!("drop function if exists griot.{}() cascade", ident(&function_name(source)))
     }
 
+    /// Updates come first: nearly all statements are, and each comparison before theirs costs them.
     fn body(&self) -> String {
         let source = literal(&format!("{}.{}", self.schema, self.table));
         let (text, data) = (|from: &str| text(&self.text, from), |from: &str| data(&self.data, from));
@@ -121,7 +130,13 @@ impl Capture {
             "
 #variable_conflict use_column
 begin
-    if tg_op = 'INSERT' then
+    if tg_op = 'UPDATE' then
+{update_one}
+        if not found then
+{unless_one}{update}
+{many_old}
+        end if;
+    elsif tg_op = 'INSERT' then
         insert into griot.log (kind, source, op, new_row, data)
         select 'row', {source}, 'insert', {new_text}, {new_data} from new_rows n where {few_new};
 {many_new}
@@ -129,12 +144,6 @@ begin
         insert into griot.log (kind, source, op, old_row, data)
         select 'row', {source}, 'delete', {old_text}, {old_data} from old_rows o where {few_old};
 {many_old}
-    elsif tg_op = 'UPDATE' then
-{update_one}
-        if not found then
-{update}
-{many_old}
-        end if;
     else
         insert into griot.log (kind, source) values ('truncate', {source});
     end if;
@@ -150,6 +159,7 @@ end
             old_text = text("o"),
             old_data = data("o"),
             update_one = self.update_one(&source),
+            unless_one = self.unless_one(),
             update = self.update(&source),
         )
     }
@@ -160,11 +170,14 @@ end
         format!("(select not exists (select from {rows} offset {limit}))", limit = self.rows)
     }
 
-    /// One entry instead of the rows, when there were too many of them; then none was logged.
+    /// One entry instead of the rows, when there were too many of them; then none was logged. Asked in two steps: an `if`
+    /// with a query in it runs the query, whatever comes before it.
     fn many(&self, source: &str, rows: &str) -> String {
         format!(
-            "        if not found and exists (select from {rows} offset {limit}) then
-            insert into griot.log (kind, source, op) values ('many', {source}, lower(tg_op));
+            "        if not found then
+            if exists (select from {rows} offset {limit}) then
+                insert into griot.log (kind, source, op) values ('many', {source}, lower(tg_op));
+            end if;
         end if;",
             limit = self.rows,
         )
@@ -173,20 +186,30 @@ end
     /// What nearly all statements do: one row changes. It needs no numbers and no join, which are half of what the trigger
     /// costs.
     fn update_one(&self, source: &str) -> String {
-        let (changed, condition) = self.changed();
-        let row = |rows: &str| format!("(select row(t.*) as griot_row{} from {rows} t)", self.columns());
+        let (changed, condition) = self.changed("o.*", "n.*");
+        let one = |rows: &str| format!("not exists (select from {rows} offset 1)");
+        let old_too = if self.partitioned { format!("{} and ", one("old_rows")) } else { String::new() };
         format!(
             "        insert into griot.log (kind, source, op, old_row, new_row, changed, data)
         select 'row', {source}, 'update', {old_text}, {new_text}, {changed}, {new_data}
-        from {old_row} o, {new_row} n
-        where not exists (select from old_rows offset 1) and not exists (select from new_rows offset 1)
-          and {condition};",
+        from old_rows o, new_rows n
+        where {old_too}{new_too} and {condition};",
             old_text = text(&self.text, "o"),
             new_text = text(&self.text, "n"),
             new_data = data(&self.data, "n"),
-            old_row = row("old_rows"),
-            new_row = row("new_rows"),
+            new_too = one("new_rows"),
         )
+    }
+
+    /// Goes before what looks at several rows: one row that has not changed in what counts needs no second look.
+    fn unless_one(&self) -> &'static str {
+        if self.partitioned {
+            return "";
+        }
+        "        if not exists (select from new_rows offset 1) then
+            return null;
+        end if;
+"
     }
 
     /// The two transition tables hold a row's old and new version at the same place, so they pair by number: a key
@@ -194,7 +217,7 @@ end
     /// way to another partition), what remains counts as deleted or inserted: no key is missed.
     fn update(&self, source: &str) -> String {
         let (text, data) = (|from: &str| text(&self.text, from), |from: &str| data(&self.data, from));
-        let (changed, condition) = self.changed();
+        let (changed, condition) = self.changed("o.griot_row", "n.griot_row");
         let numbered = |rows: &str| {
             let columns = self.columns();
             format!("(select row_number() over () as griot_number, row(t.*) as griot_row{columns} from {rows} t)")
@@ -226,10 +249,10 @@ end
         columns.iter().map(|c| format!(", t.{}", ident(c))).collect()
     }
 
-    /// Which of the watched columns changed, and whether the change of the row counts. Compared as stored (record image):
-    /// json and point have no equality, and must not break a user's update.
-    fn changed(&self) -> (String, String) {
-        let any = "o.griot_row *<> n.griot_row".to_owned();
+    /// Which of the watched columns changed, and whether the change of the row, from `old` to `new`, counts. Compared as
+    /// stored (record image): json and point have no equality, and must not break a user's update.
+    fn changed(&self, old: &str, new: &str) -> (String, String) {
+        let any = format!("{old} *<> {new}");
         if self.watched.is_empty() {
             return ("null".to_owned(), any);
         }
@@ -258,14 +281,28 @@ fn text(columns: &BTreeSet<String>, from: &str) -> String {
     format!("jsonb_object(array[{}], array[{}])", names.join(", "), values.join(", "))
 }
 
-/// An object of `columns` in their own JSON types.
+/// Arguments that a function of PostgreSQL can have.
+const ARGUMENTS: usize = 100;
+
+/// An object of `columns` in their own JSON types. Without a query of its own, where the columns are few enough.
 fn data(columns: &BTreeSet<String>, from: &str) -> String {
     if columns.is_empty() {
         return "null::json".to_owned();
     }
+    if columns.len() <= ARGUMENTS / 2 {
+        let pairs: Vec<_> = columns.iter().map(|c| format!("{}, {from}.{}", literal(c), ident(c))).collect();
+        return format!("json_build_object({})", pairs.join(", "));
+    }
     let columns: Vec<_> = columns.iter().map(|c| format!("{from}.{c} as {c}", c = ident(c))).collect();
     format!("(select row_to_json(griot_object) from (select {}) griot_object)", columns.join(", "))
 }
+
+/// What text depends on.
+const TEXT_SETTINGS: &str = "set \"TimeZone\" = 'UTC'
+             set \"DateStyle\" = 'ISO'
+             set \"IntervalStyle\" = 'postgres'
+             set extra_float_digits = 1
+             set bytea_output = 'hex'";
 
 /// A statement that fires a trigger of ours.
 struct Event {

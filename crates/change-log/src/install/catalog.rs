@@ -14,7 +14,24 @@ pub(super) struct Found {
     /// The table itself, and then its partitions of all levels: a statement that names a partition fires the triggers of
     /// that one only.
     pub(super) relations: Vec<Relation>,
-    columns: Vec<String>,
+    /// Its rows lie in partitions, and can move from one to another.
+    pub(super) partitioned: bool,
+    columns: Vec<Column>,
+}
+
+#[derive(Debug, sqlx::FromRow)]
+struct Column {
+    name: String,
+    /// Its values are the same text whatever the session has set.
+    plain: bool,
+}
+
+impl Found {
+    /// Whether the column's values are the same text, and the same JSON, whatever the session has set: not so dates,
+    /// floating point numbers and whatever may contain one.
+    pub(super) fn is_plain(&self, column: &str) -> bool {
+        self.columns.iter().any(|present| present.name == column && present.plain)
+    }
 }
 
 /// What can have triggers.
@@ -33,8 +50,9 @@ pub(super) async fn find(connection: &mut PgConnection, rules: &Rules) -> Result
     for (table, tables_rules) in rules.captured() {
         match look_up(connection, table).await? {
             Ok(present) => {
+                let names: Vec<String> = present.columns.iter().map(|column| column.name.clone()).collect();
                 for rule in tables_rules {
-                    problems.extend(missing_columns(rule, table, &present.columns));
+                    problems.extend(missing_columns(rule, table, &names));
                 }
                 found.insert(table.to_string(), present);
             }
@@ -59,22 +77,25 @@ async fn look_up(connection: &mut PgConnection, table: &Table) -> Result<Result<
     .bind(&table.name)
     .fetch_optional(&mut *connection)
     .await?;
-    let oid = match relation {
+    let (oid, kind) = match relation {
         None => return Ok(Err(not_there(connection, table).await?)),
         Some((_, _, true)) => return Ok(Err("it is a partition; name the partitioned table itself".to_owned())),
         Some((_, kind, _)) if kind != "r" && kind != "p" => {
             return Ok(Err("it is not a table; only tables have triggers that see all changes".to_owned()));
         }
-        Some((oid, _, _)) => oid,
+        Some((oid, kind, _)) => (oid, kind),
     };
-    let columns = sqlx::query_scalar(
-        "select attname::text from pg_catalog.pg_attribute
-         where attrelid = $1::bigint::oid and attnum > 0 and not attisdropped order by attnum",
+    let columns = sqlx::query_as(
+        "select a.attname::text as name,
+                t.typtype = 'e' or t.typnamespace = 'pg_catalog'::regnamespace
+                    and t.typname = any ('{bool,int2,int4,int8,numeric,text,varchar,bpchar,uuid,json,jsonb}') as plain
+         from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid
+         where a.attrelid = $1::bigint::oid and a.attnum > 0 and not a.attisdropped order by a.attnum",
     )
     .bind(oid)
     .fetch_all(&mut *connection)
     .await?;
-    Ok(Ok(Found { relations: relations(connection, oid).await?, columns }))
+    Ok(Ok(Found { relations: relations(connection, oid).await?, partitioned: kind == "p", columns }))
 }
 
 async fn relations(connection: &mut PgConnection, oid: i64) -> Result<Vec<Relation>, Error> {

@@ -59,7 +59,7 @@ pub async fn rehearse(
     for (table, tables_rules) in rules.captured() {
         let source = table.to_string();
         let Some(found) = found.get(&source) else { continue };
-        let capture = Capture::new(table, tables_rules, rules.limits);
+        let capture = Capture::new(table, tables_rules, rules.limits, found);
         if table::state(&mut transaction, &source, &capture, found).await? != State::Current {
             table::make_for_now(&mut transaction, &capture, found).await?;
             not_installed.push(source);
