@@ -2,6 +2,11 @@
 //!
 //! Statement-level with transition tables: a statement costs one call and one insert, whatever it touches. All rules
 //! of a table share one entry per changed row. A statement that touches more rows than a limit is one entry.
+//!
+//! What a call costs is what PostgreSQL does to begin a statement, not the values: every node of the plan, every column
+//! of the log, every index and every setting is made ready anew. Of 190,000 instructions that a logged update of one row
+//! costs beside its own 85,000 (PostgreSQL 15), an index is 11,000, the check that it is one row 10,000, the pinned search
+//! path 14,000, and two JSON objects 16,000.
 
 use std::collections::BTreeSet;
 
