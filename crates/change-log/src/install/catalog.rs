@@ -26,6 +26,12 @@ struct Column {
     plain: bool,
 }
 
+impl AsRef<str> for Column {
+    fn as_ref(&self) -> &str {
+        &self.name
+    }
+}
+
 impl Found {
     /// Whether the column's values are the same text, and the same JSON, whatever the session has set: not so dates,
     /// floating point numbers and whatever may contain one.
@@ -50,9 +56,8 @@ pub(super) async fn find(connection: &mut PgConnection, rules: &Rules) -> Result
     for (table, tables_rules) in rules.captured() {
         match look_up(connection, table).await? {
             Ok(present) => {
-                let names: Vec<String> = present.columns.iter().map(|column| column.name.clone()).collect();
                 for rule in tables_rules {
-                    problems.extend(missing_columns(rule, table, &names));
+                    problems.extend(missing_columns(rule, table, &present.columns));
                 }
                 found.insert(table.to_string(), present);
             }
@@ -129,13 +134,13 @@ async fn not_there(connection: &mut PgConnection, table: &Table) -> Result<Strin
     Ok(format!("there is no such table{hint}"))
 }
 
-fn missing_columns(rule: &Rule, table: &Table, present: &[String]) -> Vec<Problem> {
+fn missing_columns(rule: &Rule, table: &Table, present: &[Column]) -> Vec<Problem> {
     let watched = rule.watched_columns().into_iter().flatten();
     let mut told = BTreeSet::new();
     rule.text_columns()
         .chain(rule.data_columns())
         .chain(watched)
-        .filter(|(column, _)| !present.iter().any(|name| name == column) && told.insert((*column).to_owned()))
+        .filter(|(column, _)| !present.iter().any(|present| present.name == *column) && told.insert((*column).to_owned()))
         .map(|(column, place)| {
             let hint = nearest(column, present).map(|name| format!("; is it {name:?}?")).unwrap_or_default();
             place.problem(format!("rule {:?}: table {table} has no column {column:?}{hint}", rule.name))
