@@ -140,7 +140,7 @@ fn missing_columns(rule: &Rule, table: &Table, present: &[Column]) -> Vec<Proble
     rule.text_columns()
         .chain(rule.data_columns())
         .chain(watched)
-        .filter(|(column, _)| !present.iter().any(|present| present.name == *column) && told.insert((*column).to_owned()))
+        .filter(|(column, _)| !present.iter().any(|found| found.name == *column) && told.insert((*column).to_owned()))
         .map(|(column, place)| {
             let hint = nearest(column, present).map(|name| format!("; is it {name:?}?")).unwrap_or_default();
             place.problem(format!("rule {:?}: table {table} has no column {column:?}{hint}", rule.name))
